@@ -1,0 +1,94 @@
+//! The run digest: blake3 of the canonical SCALE encoding of a [`Run`], defaults filled in, decimals as written.
+//!
+//! It is signed into every object, so a node with other settings is noticed before its work is read.
+
+use codec::{Encode, Output};
+
+use crate::run::{Model, Run};
+
+/// The digest of the agreement.
+pub fn run_digest(run: &Run) -> [u8; 32] {
+    *blake3::hash(&run.encode()).as_bytes()
+}
+
+/// A preset encodes as itself; a free-form configuration as canonical JSON text.
+impl Encode for Model {
+    fn encode_to<T: Output + ?Sized>(&self, dest: &mut T) {
+        let Self { preset, config } = self;
+        preset.encode_to(dest);
+        config.as_ref().map(canonical_json).encode_to(dest);
+    }
+}
+
+/// JSON with sorted keys, no spaces, and integers for whole numbers: an API server rewrites `10000.0` as
+/// `10000`, and the digest must not depend on who stored the resource.
+pub fn canonical_json(value: &serde_json::Value) -> String {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let mut members: Vec<_> = map.iter().collect();
+            members.sort_by(|a, b| a.0.cmp(b.0));
+            let members: Vec<_> = members
+                .into_iter()
+                .map(|(k, v)| format!("{}:{}", Value::String(k.clone()), canonical_json(v)))
+                .collect();
+            format!("{{{}}}", members.join(","))
+        }
+        Value::Array(items) => format!("[{}]", items.iter().map(canonical_json).collect::<Vec<_>>().join(",")),
+        Value::Number(n) => match n.as_f64() {
+            // 2^53: beyond it a whole f64 no longer names one integer.
+            Some(f) if n.is_f64() && f.fract() == 0.0 && f.abs() <= 9_007_199_254_740_992.0 => format!("{}", f as i64),
+            _ => n.to_string(),
+        },
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn quickstart() -> Run {
+        serde_json::from_value(json!({
+            "id": 1, "from": {"seed": 42},
+            "schedule": {"windowBlocks": 40, "commitBlocks": 8, "uploadBlocks": 8, "mergeBlocks": 8, "skewSeconds": 0},
+            "dataset": {"prefix": "datasets/rust", "digest": "00".repeat(32), "sequenceLength": 128, "pageSequences": 16, "pagesPerWindow": 4},
+            "model": {"preset": "tiny"},
+            "training": {"learningRate": "3e-3", "batchSequences": 8, "innerSteps": 8},
+            "mechanism": {"cosine": {"sliceRatio": 4}}
+        }))
+        .expect("a valid run")
+    }
+
+    /// Two nodes must agree on this for ever.
+    #[test]
+    fn the_digest_is_pinned() {
+        assert_eq!(hex::encode(run_digest(&quickstart())), "GOLDEN");
+    }
+
+    #[test]
+    fn defaults_count_as_if_written() {
+        let mut value = serde_json::to_value(quickstart()).expect("serialises");
+        assert_eq!(value["training"]["betas"], json!(["0.9", "0.95"]));
+        assert_eq!(value["merge"], json!({"rule": {"mean": {}}}));
+        let again: Run = serde_json::from_value(value.clone()).expect("round trip");
+        assert_eq!(run_digest(&again), run_digest(&quickstart()));
+        value["training"]["weightDecay"] = json!("0.10");
+        let other: Run = serde_json::from_value(value).expect("still valid");
+        assert_ne!(run_digest(&other), run_digest(&quickstart()), "decimals count as written");
+    }
+
+    #[test]
+    fn whole_numbers_and_key_order_do_not_matter() {
+        assert_eq!(canonical_json(&json!({"b": 10000.0, "a": [1, 0.5]})), r#"{"a":[1,0.5],"b":10000}"#);
+    }
+
+    #[test]
+    fn phases_must_leave_time_to_train() {
+        let mut schedule = quickstart().schedule;
+        assert_eq!(schedule.train_blocks(), Some(16));
+        schedule.window_blocks = 28;
+        assert_eq!(schedule.train_blocks(), None);
+    }
+}

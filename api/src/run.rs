@@ -1,0 +1,302 @@
+//! The agreement of a subnet: everything that all nodes must hold alike, under one id.
+//!
+//! A run is immutable: a change needs a higher `id`. [`crate::digest`] gives its digest, which stands
+//! in every signed object. All defaults live here, once: serde applies them to files and the schema
+//! carries them to the API server.
+
+use codec::Encode;
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::decimal::{Decimal, literal};
+
+/// Smallest length of every phase in blocks: main net's finality lag of 3 and 2 to spare.
+pub const MIN_PHASE_BLOCKS: u32 = 5;
+
+/// The agreement: what every node of the subnet must hold alike. Immutable under one id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "self.dataset.pagesPerWindow * self.dataset.pageSequences == self.training.batchSequences * self.training.innerSteps",
+    "pagesPerWindow * pageSequences must equal batchSequences * innerSteps: a window trains on each of its sequences once"
+))]
+pub struct Run {
+    /// Number of this agreement; it only grows. Every change of the run needs a higher id.
+    #[schemars(range(min = 1))]
+    pub id: u32,
+    /// First window of this run.
+    #[serde(default)]
+    pub start_window: u64,
+    /// Where the base of the first window comes from.
+    pub from: From,
+    /// Length of a window and of its phases, in blocks.
+    pub schedule: Schedule,
+    /// The tokenised text that the subnet trains on.
+    pub dataset: Dataset,
+    /// The architecture that the subnet trains.
+    pub model: Model,
+    /// The optimisation inside one window, and the outer step.
+    pub training: Training,
+    /// What the subnet pays for. Exactly one member.
+    pub mechanism: Mechanism,
+    /// How accepted work is merged into the next base.
+    #[serde(default)]
+    pub merge: Merge,
+}
+
+/// Where the first base comes from. Exactly one member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "[has(self.seed), has(self.run), has(self.checkpoint)].filter(x, x).size() == 1",
+    "from needs exactly one of seed, run, checkpoint"
+))]
+pub struct From {
+    /// Fresh weights, drawn from this seed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// The last base of an earlier run of this subnet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub run: Option<u32>,
+    /// A base in the bucket, by its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub checkpoint: Option<String>,
+}
+
+/// Window and phases in blocks. Training takes what the other phases leave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "self.windowBlocks >= self.commitBlocks + self.uploadBlocks + self.mergeBlocks + 5",
+    "windowBlocks must leave at least 5 blocks for training: raise windowBlocks or shorten commitBlocks, uploadBlocks or mergeBlocks"
+))]
+pub struct Schedule {
+    /// Blocks of one window.
+    #[schemars(range(min = 20, max = 1_000_000))]
+    pub window_blocks: u32,
+    /// Blocks for committing: the digest of the work, before anybody can read the work.
+    #[schemars(range(min = 5, max = 100_000))]
+    pub commit_blocks: u32,
+    /// Blocks for uploading the work itself.
+    #[schemars(range(min = 5, max = 100_000))]
+    pub upload_blocks: u32,
+    /// Blocks for the averager to merge and for everybody to follow.
+    #[schemars(range(min = 5, max = 100_000))]
+    pub merge_blocks: u32,
+    /// Tolerated difference between the clocks of bucket and chain, in seconds.
+    #[serde(default = "three")]
+    #[schemars(range(max = 600))]
+    pub skew_seconds: u32,
+    /// The averager stores a whole base every so many windows.
+    #[serde(default = "twenty")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub snapshot_windows: u32,
+}
+
+impl Schedule {
+    /// Blocks left for training: `W - C - U - M`; `None` where the phases do not fit.
+    pub fn train_blocks(&self) -> Option<u32> {
+        let phases = self.commit_blocks.checked_add(self.upload_blocks)?.checked_add(self.merge_blocks)?;
+        self.window_blocks.checked_sub(phases).filter(|t| *t >= MIN_PHASE_BLOCKS)
+    }
+}
+
+/// A prepared dataset in the bucket and how it is cut into pages.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+pub struct Dataset {
+    /// Folder in the bucket that holds index.json and the shards.
+    #[schemars(length(min = 1, max = 256), regex(pattern = r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$"))]
+    pub prefix: String,
+    /// blake3 of index.json in hex, as `bistro-worker dataset prepare` prints it.
+    #[schemars(regex(pattern = r"^[0-9a-f]{64}$"))]
+    pub digest: String,
+    /// Tokens of one sequence.
+    #[schemars(range(min = 8, max = 131_072))]
+    pub sequence_length: u32,
+    /// Sequences of one page.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub page_sequences: u32,
+    /// Pages that one miner trains on in one window.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub pages_per_window: u32,
+}
+
+/// The architecture. Exactly one member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.preset) != has(self.config)", "model needs exactly one of preset and config"))]
+pub struct Model {
+    /// A model that the worker knows by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<Preset>,
+    /// The content of a Hugging Face config.json.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "any_object")]
+    pub config: Option<serde_json::Value>,
+}
+
+fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true, "nullable": true })
+}
+
+/// Models that the worker knows by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+pub enum Preset {
+    /// About 50 thousand parameters, for tests.
+    Test,
+    /// About 0.8 million parameters.
+    Tiny,
+}
+
+/// What happens inside one window.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+pub struct Training {
+    /// Step size of the inner AdamW.
+    pub learning_rate: Decimal,
+    /// Windows over which the learning rate rises linearly from zero.
+    #[serde(default)]
+    pub warmup_windows: u32,
+    /// How the learning rate goes on after the warmup.
+    #[serde(default)]
+    pub decay: Decay,
+    /// Decay rates of AdamW's first and second moment.
+    #[serde(default = "betas")]
+    #[schemars(length(min = 2, max = 2))]
+    pub betas: Vec<Decimal>,
+    /// Decoupled weight decay of AdamW.
+    #[serde(default = "tenth")]
+    pub weight_decay: Decimal,
+    /// Gradients with a larger norm are scaled down to it.
+    #[serde(default = "one")]
+    pub gradient_clip: Decimal,
+    /// Sequences of one inner step.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub batch_sequences: u32,
+    /// Optimizer steps of one window.
+    #[schemars(range(min = 1, max = 65_536))]
+    pub inner_steps: u32,
+    /// Whether the moments of AdamW are kept between windows (learns faster) or start fresh (can be recomputed).
+    #[serde(default)]
+    pub inner_optimizer: InnerOptimizer,
+    /// Factor on the merged work, before the mechanism's own gain.
+    #[serde(default = "one")]
+    pub outer_learning_rate: Decimal,
+}
+
+/// How the learning rate goes on after the warmup.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+pub enum Decay {
+    /// It stays.
+    #[default]
+    Constant,
+}
+
+/// What becomes of AdamW's moments between windows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+pub enum InnerOptimizer {
+    /// They are the miner's private state.
+    #[default]
+    Kept,
+    /// They start at zero in every window, so that anyone can recompute the work.
+    Fresh,
+}
+
+/// What the subnet pays for. Exactly one member.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.cosine)", "mechanism needs exactly one member: cosine"))]
+pub struct Mechanism {
+    /// Miners publish a slice of their delta and are paid for its cosine with the gradient on their own pages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosine: Option<Cosine>,
+}
+
+/// Settings of the mechanism `cosine`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+pub struct Cosine {
+    /// A miner publishes one entry in so many.
+    #[serde(default = "ten")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub slice_ratio: u32,
+    /// Factor on the merged slice; absent: min(sliceRatio, 300 / innerSteps).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gain: Option<Decimal>,
+    /// Fraction of unpublished progress that is carried into the next window.
+    #[serde(default = "zero")]
+    pub residual_decay: Decimal,
+    /// Scale of the published reward, R = alpha * score.
+    #[serde(default = "one")]
+    pub alpha: Decimal,
+}
+
+impl Cosine {
+    /// The factor on the merged slice. Without it most of a slice's progress is lost and eight miners
+    /// learn less than one alone; a fit over the measured pairs of steps and ratio is `min(c, 300 / H)`.
+    pub fn effective_gain(&self, inner_steps: u32) -> f32 {
+        match &self.gain {
+            Some(gain) => gain.value_f32(),
+            // Integers below 2^24: exact in f32.
+            None => self.slice_ratio.min(300 / inner_steps.max(1)).max(1) as f32,
+        }
+    }
+}
+
+/// How accepted work becomes the next base.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+pub struct Merge {
+    /// The rule. Exactly one member.
+    #[serde(default)]
+    pub rule: MergeRule,
+}
+
+/// The merge rule. Exactly one member.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = ("has(self.mean)", "merge.rule needs exactly one member: mean"))]
+pub struct MergeRule {
+    /// The arithmetic mean.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Mean>,
+}
+
+impl Default for MergeRule {
+    fn default() -> Self {
+        Self { mean: Some(Mean {}) }
+    }
+}
+
+/// The arithmetic mean has no settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Encode)]
+pub struct Mean {}
+
+fn zero() -> Decimal {
+    literal("0")
+}
+fn tenth() -> Decimal {
+    literal("0.1")
+}
+fn one() -> Decimal {
+    literal("1.0")
+}
+fn betas() -> Vec<Decimal> {
+    vec![literal("0.9"), literal("0.95")]
+}
+fn three() -> u32 {
+    3
+}
+fn ten() -> u32 {
+    10
+}
+fn twenty() -> u32 {
+    20
+}
