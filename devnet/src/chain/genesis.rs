@@ -6,7 +6,10 @@ use crate::{
     runtime::{AccountId, Header, RuntimeGenesisConfig, VERSION, subtensor},
 };
 use codec::Decode;
-use sp_core::{H256, Pair, sr25519, storage::{StateVersion, Storage}};
+use sp_core::{
+    H256, Pair, sr25519,
+    storage::{StateVersion, Storage},
+};
 use sp_runtime::{
     BuildStorage,
     traits::{BlakeTwo256, Hash},
@@ -18,7 +21,14 @@ pub const NETUID: u16 = 1;
 
 /// Each development account starts with a million TAO.
 const ENDOWMENT: u64 = 1_000_000_000_000_000;
-const ENDOWED: [&str; 6] = ["//Alice", "//Bob", "//Charlie", "//Dave", "//Eve", "//Ferdie"];
+const ENDOWED: [&str; 6] = [
+    "//Alice",
+    "//Bob",
+    "//Charlie",
+    "//Dave",
+    "//Eve",
+    "//Ferdie",
+];
 
 /// The number of validators that hold a permit.
 const MAX_VALIDATORS: u16 = 64;
@@ -28,7 +38,10 @@ const SALT_KEY: &[u8] = b":bistro-devnet:salt";
 
 /// The state before block 1, for a chain that never existed before.
 pub fn state(options: &Options) -> Result<Storage, Error> {
-    let accounts = ENDOWED.iter().map(|uri| account(uri)).collect::<Result<Vec<_>, _>>()?;
+    let accounts = ENDOWED
+        .iter()
+        .map(|uri| account(uri))
+        .collect::<Result<Vec<_>, _>>()?;
     let owner = account("//Alice")?;
     let subnet = subtensor::SubnetGenesis {
         netuid: NETUID,
@@ -43,7 +56,10 @@ pub fn state(options: &Options) -> Result<Storage, Error> {
     };
     let config = RuntimeGenesisConfig {
         balances: pallet_balances::GenesisConfig {
-            balances: accounts.into_iter().map(|account| (account, ENDOWMENT)).collect(),
+            balances: accounts
+                .into_iter()
+                .map(|account| (account, ENDOWMENT))
+                .collect(),
             ..Default::default()
         },
         subtensor_module: subtensor::GenesisConfig {
@@ -60,7 +76,8 @@ pub fn state(options: &Options) -> Result<Storage, Error> {
 /// The header whose hash is the genesis hash: the root of the state and of an empty list of extrinsics.
 pub fn header(state: &Storage) -> Result<Header, Error> {
     let root = execute::on_copy(state, || sp_io::storage::root(VERSION.state_version()));
-    let state_root = H256::decode(&mut &root[..]).map_err(|source| Error::Genesis(source.to_string()))?;
+    let state_root =
+        H256::decode(&mut &root[..]).map_err(|source| Error::Genesis(source.to_string()))?;
     let extrinsics_root = BlakeTwo256::ordered_trie_root(vec![], StateVersion::V0);
     Ok(Header {
         parent_hash: H256::zero(),
@@ -72,7 +89,8 @@ pub fn header(state: &Storage) -> Result<Header, Error> {
 }
 
 fn account(uri: &str) -> Result<AccountId, Error> {
-    let pair = sr25519::Pair::from_string(uri, None).map_err(|source| Error::Genesis(format!("{uri}: {source}")))?;
+    let pair = sr25519::Pair::from_string(uri, None)
+        .map_err(|source| Error::Genesis(format!("{uri}: {source}")))?;
     Ok(AccountId::from(pair.public()))
 }
 

@@ -10,7 +10,8 @@ use scale_info::TypeInfo;
 use sp_runtime::{
     impl_tx_ext_default,
     traits::{
-        AsSystemOriginSigner, DispatchInfoOf, DispatchOriginOf, Implication, TransactionExtension, ValidateResult,
+        AsSystemOriginSigner, DispatchInfoOf, DispatchOriginOf, Implication, TransactionExtension,
+        ValidateResult,
     },
     transaction_validity::{InvalidTransaction, TransactionSource, ValidTransaction},
 };

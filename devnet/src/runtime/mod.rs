@@ -27,8 +27,12 @@ pub type Balance = u64;
 pub type Address = MultiAddress<AccountId, ()>;
 pub type Header = generic::Header<u32, BlakeTwo256>;
 pub type Block = generic::Block<Header, UncheckedExtrinsic>;
-pub type UncheckedExtrinsic =
-    generic::UncheckedExtrinsic<Address, RuntimeCall, MultiSignature, extensions::TransactionExtensions>;
+pub type UncheckedExtrinsic = generic::UncheckedExtrinsic<
+    Address,
+    RuntimeCall,
+    MultiSignature,
+    extensions::TransactionExtensions,
+>;
 pub type Executive = frame_executive::Executive<
     Runtime,
     Block,

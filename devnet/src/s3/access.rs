@@ -76,7 +76,9 @@ pub fn may_write(access_key: &str, key: &str) -> bool {
 
 /// The hotkey under which a key stands: `.../{hotkey}/{8 digits}/{name}`.
 fn holder<'a>(parts: &[&'a str]) -> Option<&'a str> {
-    let [.., hotkey, window, _name] = parts else { return None };
+    let [.., hotkey, window, _name] = parts else {
+        return None;
+    };
     let is_window = window.len() == 8 && window.bytes().all(|byte| byte.is_ascii_digit());
     (is_window && is_hotkey(hotkey)).then_some(*hotkey)
 }
@@ -122,9 +124,18 @@ mod tests {
     fn admin_writes_data_sets_only() {
         assert!(may_write(ADMIN, "datasets/rust/index.json"));
         assert!(may_write(ADMIN, "some/prefix/datasets/rust/0001.shard"));
-        for key in ["datasets", "datasets/", "dataset/x", "1/1/x/00000001/datasets", "corpus/datasets/x"] {
+        for key in [
+            "datasets",
+            "datasets/",
+            "dataset/x",
+            "1/1/x/00000001/datasets",
+            "corpus/datasets/x",
+        ] {
             assert!(!may_write(ADMIN, key), "{key}");
         }
-        assert!(!may_write(ADMIN, &format!("datasets/{ALICE}/00000012/commit.json")), "a hotkey's key");
+        assert!(
+            !may_write(ADMIN, &format!("datasets/{ALICE}/00000012/commit.json")),
+            "a hotkey's key"
+        );
     }
 }

@@ -11,11 +11,7 @@ use hyper_util::{
 };
 use s3s::service::{S3Service, S3ServiceBuilder};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
-use tokio::{
-    net::TcpListener,
-    sync::oneshot,
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 pub use auth::secret_of;
 
@@ -29,9 +25,17 @@ const GRACE: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("failed to listen on {address}")]
-    Listen { address: SocketAddr, #[source] source: std::io::Error },
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("failed to use {path}")]
-    Folder { path: PathBuf, #[source] source: std::io::Error },
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
 }
 
 /// What the server serves.
@@ -54,10 +58,19 @@ pub struct Server {
 impl Server {
     /// Opens the bucket and serves it.
     pub async fn start(settings: Settings, address: SocketAddr) -> Result<Server, Error> {
-        let Settings { folder, corpus: _, admin_secret } = settings;
-        std::fs::create_dir_all(folder.join(BUCKET)).map_err(|source| Error::Folder { path: folder.clone(), source })?;
-        let files = s3s_fs::FileSystem::new(&folder)
-            .map_err(|e| Error::Folder { path: folder.clone(), source: std::io::Error::other(format!("{e:?}")) })?;
+        let Settings {
+            folder,
+            corpus: _,
+            admin_secret,
+        } = settings;
+        std::fs::create_dir_all(folder.join(BUCKET)).map_err(|source| Error::Folder {
+            path: folder.clone(),
+            source,
+        })?;
+        let files = s3s_fs::FileSystem::new(&folder).map_err(|e| Error::Folder {
+            path: folder.clone(),
+            source: std::io::Error::other(format!("{e:?}")),
+        })?;
         let mut builder = S3ServiceBuilder::new(files);
         builder.set_auth(Keys::new(admin_secret));
         builder.set_access(Rules);
@@ -66,7 +79,11 @@ impl Server {
         let address = listener.local_addr().map_err(listen)?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(accept(listener, builder.build(), stopped));
-        Ok(Server { address, stop, task })
+        Ok(Server {
+            address,
+            stop,
+            task,
+        })
     }
 
     /// Where it listens.
@@ -76,7 +93,11 @@ impl Server {
 
     /// Stops accepting and waits, not for ever, until open requests are answered.
     pub async fn shutdown(self) {
-        let Server { address: _, stop, task } = self;
+        let Server {
+            address: _,
+            stop,
+            task,
+        } = self;
         drop(stop);
         // The task catches nothing and returns nothing: there is no error to report.
         let _ = task.await;

@@ -17,7 +17,9 @@ const MIN_STAKE: u64 = 2_000_000;
 impl<T: Config> Pallet<T> {
     /// The number of the block being built.
     pub(super) fn block() -> u64 {
-        frame_system::Pallet::<T>::block_number().try_into().unwrap_or(u64::MAX)
+        frame_system::Pallet::<T>::block_number()
+            .try_into()
+            .unwrap_or(u64::MAX)
     }
 
     pub(super) fn build_subnet(subnet: &SubnetGenesis<T::AccountId>) {
@@ -42,16 +44,32 @@ impl<T: Config> Pallet<T> {
         Self::deposit_event(Event::SubnetOwnerHotkeySet(netuid, hotkey));
     }
 
-    pub(super) fn do_register(coldkey: T::AccountId, netuid: u16, hotkey: T::AccountId) -> DispatchResult {
-        ensure!(netuid != 0, Error::<T>::RegistrationNotPermittedOnRootSubnet);
+    pub(super) fn do_register(
+        coldkey: T::AccountId,
+        netuid: u16,
+        hotkey: T::AccountId,
+    ) -> DispatchResult {
+        ensure!(
+            netuid != 0,
+            Error::<T>::RegistrationNotPermittedOnRootSubnet
+        );
         ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
-        ensure!(NetworkRegistrationAllowed::<T>::get(netuid), Error::<T>::SubNetRegistrationDisabled);
-        ensure!(!Uids::<T>::contains_key(netuid, &hotkey), Error::<T>::HotKeyAlreadyRegisteredInSubNet);
+        ensure!(
+            NetworkRegistrationAllowed::<T>::get(netuid),
+            Error::<T>::SubNetRegistrationDisabled
+        );
+        ensure!(
+            !Uids::<T>::contains_key(netuid, &hotkey),
+            Error::<T>::HotKeyAlreadyRegisteredInSubNet
+        );
         Self::burn(&coldkey, Burn::<T>::get(netuid))?;
         if !Owner::<T>::contains_key(&hotkey) {
             Owner::<T>::insert(&hotkey, &coldkey);
         }
-        ensure!(Owner::<T>::get(&hotkey) == coldkey, Error::<T>::NonAssociatedColdKey);
+        ensure!(
+            Owner::<T>::get(&hotkey) == coldkey,
+            Error::<T>::NonAssociatedColdKey
+        );
 
         let size = SubnetworkN::<T>::get(netuid);
         let uid = if size < MaxAllowedUids::<T>::get(netuid) {
@@ -75,13 +93,20 @@ impl<T: Config> Pallet<T> {
     ) -> DispatchResult {
         ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
         ensure!(amount >= MIN_STAKE, Error::<T>::AmountTooLow);
-        ensure!(Owner::<T>::contains_key(&hotkey), Error::<T>::HotKeyAccountNotExists);
+        ensure!(
+            Owner::<T>::contains_key(&hotkey),
+            Error::<T>::HotKeyAccountNotExists
+        );
         Self::burn(&coldkey, amount)?;
-        TotalHotkeyAlpha::<T>::mutate(&hotkey, netuid, |alpha| *alpha = alpha.saturating_add(amount));
+        TotalHotkeyAlpha::<T>::mutate(&hotkey, netuid, |alpha| {
+            *alpha = alpha.saturating_add(amount)
+        });
         if let Some(uid) = Uids::<T>::get(netuid, &hotkey) {
             Self::grant_permit_if_among_top(netuid, uid);
         }
-        Self::deposit_event(Event::StakeAdded(coldkey, hotkey, amount, amount, netuid, 0));
+        Self::deposit_event(Event::StakeAdded(
+            coldkey, hotkey, amount, amount, netuid, 0,
+        ));
         Ok(())
     }
 
@@ -109,13 +134,22 @@ impl<T: Config> Pallet<T> {
     }
 
     fn burn(coldkey: &T::AccountId, amount: u64) -> DispatchResult {
-        T::Currency::burn_from(coldkey, amount, Preservation::Preserve, Precision::Exact, Fortitude::Polite)
-            .map_err(|_| Error::<T>::NotEnoughBalanceToStake)?;
+        T::Currency::burn_from(
+            coldkey,
+            amount,
+            Preservation::Preserve,
+            Precision::Exact,
+            Fortitude::Polite,
+        )
+        .map_err(|_| Error::<T>::NotEnoughBalanceToStake)?;
         Ok(())
     }
 
     fn grant_permit_if_among_top(netuid: u16, uid: u16) {
-        let permits = epoch::top_stakes(&Self::stakes(netuid), usize::from(MaxAllowedValidators::<T>::get(netuid)));
+        let permits = epoch::top_stakes(
+            &Self::stakes(netuid),
+            usize::from(MaxAllowedValidators::<T>::get(netuid)),
+        );
         if permits.get(usize::from(uid)).copied().unwrap_or(false) {
             Self::set_slot::<ValidatorPermit<T>, _>(netuid, uid, true);
         }
@@ -133,7 +167,11 @@ impl<T: Config> Pallet<T> {
             .map(|uid| (uid, BlockAtRegistration::<T>::get(netuid, uid)))
             .filter(|(_, registered)| now.saturating_sub(*registered) >= immunity)
             .min_by_key(|(uid, registered)| {
-                (emission.get(usize::from(*uid)).copied().unwrap_or(0), *registered, *uid)
+                (
+                    emission.get(usize::from(*uid)).copied().unwrap_or(0),
+                    *registered,
+                    *uid,
+                )
             })
             .map(|(uid, _)| uid)
     }
