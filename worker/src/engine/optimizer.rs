@@ -186,15 +186,37 @@ impl Moments {
         let keep = (1.0 - learning_rate * recipe.weight_decay) as f32;
         let size = (learning_rate / bias1) as f32;
         let root = (1.0 / bias2.sqrt()) as f32;
-        simd(|| {
-            let moments = self.m.iter_mut().zip(&mut self.v);
-            for ((p, g), (m, v)) in parameters.iter_mut().zip(gradient).zip(moments) {
-                let g = g * factor;
-                *m = b1 * *m + c1 * g;
-                *v = b2 * *v + c2 * g * g;
-                *p = *p * keep - size * *m / (v.sqrt() * root + EPSILON);
-            }
-        });
+        let coefficients = Coefficients { b1, b2, c1, c2, keep, size, root, factor };
+        adamw(parameters, &mut self.m, &mut self.v, gradient, &coefficients);
+    }
+}
+
+/// The numbers of one step that are the same for every entry.
+struct Coefficients {
+    b1: f32,
+    b2: f32,
+    /// 1 - b1
+    c1: f32,
+    /// 1 - b2
+    c2: f32,
+    /// 1 - lr wd
+    keep: f32,
+    /// lr / (1 - b1^t)
+    size: f32,
+    /// 1 / sqrt(1 - b2^t)
+    root: f32,
+    /// Of the gradient, for clipping.
+    factor: f32,
+}
+
+simd! {
+    fn adamw(parameters: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32], c: &Coefficients) {
+        for ((p, g), (m, v)) in parameters.iter_mut().zip(gradient).zip(m.iter_mut().zip(v)) {
+            let g = g * c.factor;
+            *m = c.b1 * *m + c.c1 * g;
+            *v = c.b2 * *v + c.c2 * g * g;
+            *p = *p * c.keep - c.size * *m / (v.sqrt() * c.root + EPSILON);
+        }
     }
 }
 

@@ -242,10 +242,18 @@ fn bench_training() {
         speeds.sort_by(f64::total_cmp);
         println!("BENCH engine.train model=tiny sequence_length={length} tokens_per_second={:.0} threads={threads}", speeds[1]);
     }
+}
+
+/// The same gradients by candle's autograd, for comparison.
+#[test]
+#[ignore = "a benchmark"]
+fn bench_candle() {
+    let (length, batch) = (128, 8);
+    let all = sequences(3 * batch as usize, length as usize, 256);
     let engine = Engine::new(&preset(Preset::Tiny), 256, length, 1).expect("fits");
     let base = engine.initial(1).expect("initial");
     let start = std::time::Instant::now();
-    for batch in all.chunks(batch as usize).take(3) {
+    for batch in all.chunks(batch as usize) {
         reference::gradient(engine.config(), &base, batch, DType::F32, &Device::Cpu).expect("reference");
     }
     let speed = f64::from(3 * batch * length) / start.elapsed().as_secs_f64();

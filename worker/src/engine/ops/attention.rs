@@ -110,9 +110,9 @@ pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Shape, scra
     }
 }
 
-/// Softmax of each row over its first `first + row + 1` entries, zero behind them.
-fn softmax(scores: &mut [f32], keys: usize, first: usize, lse: &mut [f32]) {
-    simd(|| {
+simd! {
+    /// Softmax of each row over its first `first + row + 1` entries, zero behind them.
+    fn softmax(scores: &mut [f32], keys: usize, first: usize, lse: &mut [f32]) {
         for (i, (row, lse)) in scores.chunks_exact_mut(keys).zip(lse).enumerate() {
             let (seen, hidden) = row.split_at_mut(first + i + 1);
             let top = max(seen);
@@ -124,7 +124,7 @@ fn softmax(scores: &mut [f32], keys: usize, first: usize, lse: &mut [f32]) {
             }
             hidden.fill(0.0);
         }
-    });
+    }
 }
 
 /// What [`forward`] saw and left, and the gradient of its output.
@@ -173,11 +173,11 @@ struct Outputs<'a> {
     head: std::ops::Range<usize>,
 }
 
-/// Turns scores into probabilities and dP into dS / sqrt(D), both in place, for the rows from `first` on.
-fn probabilities(p: &mut [f32], ds: &mut [f32], outputs: &Outputs<'_>, lse: &[f32], first: usize, scale: f32) {
-    let Outputs { out, dout, width, head } = outputs;
-    let keys = first + lse.len();
-    simd(|| {
+simd! {
+    /// Turns scores into probabilities and dP into dS / sqrt(D), both in place, for the rows from `first` on.
+    fn probabilities(p: &mut [f32], ds: &mut [f32], outputs: &Outputs<'_>, lse: &[f32], first: usize, scale: f32) {
+        let Outputs { out, dout, width, head } = outputs;
+        let keys = first + lse.len();
         let outputs = out.chunks_exact(*width).zip(dout.chunks_exact(*width)).skip(first);
         let rows = p.chunks_exact_mut(keys).zip(ds.chunks_exact_mut(keys)).zip(outputs).zip(lse);
         for (i, (((p, ds), (out, dout)), lse)) in rows.enumerate() {
@@ -190,5 +190,5 @@ fn probabilities(p: &mut [f32], ds: &mut [f32], outputs: &Outputs<'_>, lse: &[f3
             p[seen..].fill(0.0);
             ds[seen..].fill(0.0);
         }
-    });
+    }
 }

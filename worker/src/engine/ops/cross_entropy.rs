@@ -4,35 +4,33 @@ use super::math::{exp, map_sum, max, simd};
 
 /// Sum of the losses of all rows in nats; `logits (R,V)` are overwritten.
 pub fn loss(logits: &mut [f32], targets: &[u32]) -> f64 {
-    rows(logits, targets, |_, _, _| ())
+    rows(logits, targets, None)
 }
 
 /// Sum of the losses as [`loss`]; leaves `scale` times the gradient of that sum in `logits`.
 pub fn loss_and_gradient(logits: &mut [f32], targets: &[u32], scale: f32) -> f64 {
-    rows(logits, targets, |row, target, sum| {
-        let factor = scale / sum;
-        for x in row.iter_mut() {
-            *x *= factor;
-        }
-        row[target] -= scale;
-    })
+    rows(logits, targets, Some(scale))
 }
 
-/// Calls `finish(row of e^(z - max), target, sum of the row)` for each row.
-#[inline(always)]
-fn rows(logits: &mut [f32], targets: &[u32], finish: impl Fn(&mut [f32], usize, f32)) -> f64 {
-    let width = logits.len() / targets.len();
-    simd(|| {
+simd! {
+    fn rows(logits: &mut [f32], targets: &[u32], scale: Option<f32>) -> f64 {
+        let width = logits.len() / targets.len();
         let mut total = 0.0;
         for (row, target) in logits.chunks_exact_mut(width).zip(targets) {
             let target = *target as usize;
             let (top, chosen) = (max(row), row[target]);
             let sum = map_sum(row, |z| exp(z - top));
             total += f64::from(sum).ln() + f64::from(top) - f64::from(chosen);
-            finish(row, target, sum);
+            if let Some(scale) = scale {
+                let factor = scale / sum;
+                for x in row.iter_mut() {
+                    *x *= factor;
+                }
+                row[target] -= scale;
+            }
         }
         total
-    })
+    }
 }
 
 #[cfg(test)]

@@ -3,20 +3,66 @@
 /// Accumulators of a sum: one AVX-512 register or two AVX ones, enough to hide the latency of an addition.
 const LANES: usize = 16;
 
-/// Runs `f` compiled for AVX2 where the machine has it, else for the baseline of the target.
+/// Compiles a function for AVX-512, AVX2 and the baseline of the target, and picks at run time.
 ///
-/// Everything that `f` calls in its loops must be `#[inline(always)]`, or it stays baseline code. The
-/// results do not depend on the choice: Rust neither reorders floating-point sums nor fuses them.
-#[inline(always)]
-pub fn simd<R>(f: impl FnOnce() -> R) -> R {
-    #[cfg(target_arch = "x86_64")]
-    {
-        static V3: std::sync::LazyLock<Option<pulp::x86::V3>> = std::sync::LazyLock::new(pulp::x86::V3::try_new);
-        if let Some(v3) = *V3 {
-            return v3.vectorize(f);
+/// Everything that it calls in its loops must be `#[inline(always)]`, or stays baseline code. Results do not
+/// depend on the choice: Rust neither reorders floating-point sums nor fuses products with them.
+macro_rules! simd {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$attribute])*
+        #[allow(unsafe_code, clippy::too_many_arguments)]
+        $visibility fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn body($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+                fn avx512($($argument: $type),*) $(-> $result)? {
+                    body($($argument),*)
+                }
+                #[target_feature(enable = "avx2")]
+                fn avx2($($argument: $type),*) $(-> $result)? {
+                    body($($argument),*)
+                }
+                match $crate::engine::ops::math::level() {
+                    // SAFETY: the machine was asked for these very features.
+                    $crate::engine::ops::math::Level::Avx512 => return unsafe { avx512($($argument),*) },
+                    // SAFETY: as above.
+                    $crate::engine::ops::math::Level::Avx2 => return unsafe { avx2($($argument),*) },
+                    $crate::engine::ops::math::Level::Baseline => (),
+                }
+            }
+            body($($argument),*)
         }
+    };
+}
+pub(in crate::engine) use simd;
+
+/// What the machine can do.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub enum Level {
+    /// F, VL, DQ and BW.
+    Avx512,
+    /// AVX2.
+    Avx2,
+    /// Neither.
+    Baseline,
+}
+
+/// Asks the machine; the answer is remembered by the library.
+#[cfg(target_arch = "x86_64")]
+pub fn level() -> Level {
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw");
+    match (avx512, is_x86_feature_detected!("avx2")) {
+        (true, _) => Level::Avx512,
+        (false, true) => Level::Avx2,
+        (false, false) => Level::Baseline,
     }
-    f()
 }
 
 /// e^x, within 2 units in the last place for -87 <= x <= 88; saturates outside; NaN stays NaN.
@@ -107,18 +153,18 @@ pub fn map_sum(a: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
     reduce(a, a, |x, _| x)
 }
 
-/// `out += a`, entry by entry.
-pub fn add(out: &mut [f32], a: &[f32]) {
-    simd(|| {
+simd! {
+    /// `out += a`, entry by entry.
+    pub fn add(out: &mut [f32], a: &[f32]) {
         for (x, y) in out.iter_mut().zip(a) {
             *x += y;
         }
-    });
+    }
 }
 
-/// Sum of squares in f64, eight accumulators in a fixed order.
-pub fn sum_of_squares(a: &[f32]) -> f64 {
-    simd(|| {
+simd! {
+    /// Sum of squares in f64, eight accumulators in a fixed order.
+    pub fn sum_of_squares(a: &[f32]) -> f64 {
         let mut lanes = [0.0f64; 8];
         let blocks = a.chunks_exact(8);
         let tail = blocks.remainder().iter().fold(0.0, |sum, x| sum + f64::from(*x) * f64::from(*x));
@@ -128,7 +174,7 @@ pub fn sum_of_squares(a: &[f32]) -> f64 {
             }
         }
         lanes.iter().sum::<f64>() + tail
-    })
+    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@
 
 use super::math::{dot, simd};
 
-/// `out (R,C)` and `inverse (R)`, the r of each row, from `x (R,C)` and `weight (C)`.
-pub fn forward(out: &mut [f32], inverse: &mut [f32], x: &[f32], weight: &[f32], epsilon: f32) {
-    let width = weight.len();
-    simd(|| {
+simd! {
+    /// `out (R,C)` and `inverse (R)`, the r of each row, from `x (R,C)` and `weight (C)`.
+    pub fn forward(out: &mut [f32], inverse: &mut [f32], x: &[f32], weight: &[f32], epsilon: f32) {
+        let width = weight.len();
         for ((out, inverse), x) in out.chunks_exact_mut(width).zip(inverse).zip(x.chunks_exact(width)) {
             let r = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
             *inverse = r;
@@ -16,14 +16,14 @@ pub fn forward(out: &mut [f32], inverse: &mut [f32], x: &[f32], weight: &[f32], 
                 *out = x * r * w;
             }
         }
-    });
+    }
 }
 
-/// `dx (R,C) +=` and `dweight (C) +=`, from `dy (R,C)` and what [`forward`] saw and left.
-pub fn backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], inverse: &[f32], weight: &[f32]) {
-    let width = weight.len();
-    let mut g = vec![0.0; width];
-    simd(|| {
+simd! {
+    /// `dx (R,C) +=` and `dweight (C) +=`, from `dy (R,C)` and what [`forward`] saw and left.
+    pub fn backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], inverse: &[f32], weight: &[f32]) {
+        let width = weight.len();
+        let mut g = vec![0.0; width];
         let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)).zip(inverse);
         for (((dx, dy), x), &r) in rows {
             for ((g, dy), w) in g.iter_mut().zip(dy).zip(weight) {
@@ -37,5 +37,5 @@ pub fn backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], inve
                 *dx += r * (g - x * r * mean);
             }
         }
-    });
+    }
 }

@@ -40,20 +40,24 @@ impl Rope {
     /// Turns the first `heads` heads of each row of `x (rows, width)` in place; row i has position
     /// i modulo the number of positions.
     pub fn apply(&self, x: &mut [f32], width: usize, heads: usize, turn: Turn) {
-        let half = self.half;
         let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
-        simd(|| {
-            let angles = self.cos.chunks_exact(half).zip(self.sin.chunks_exact(half)).cycle();
-            for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
-                for head in row.chunks_exact_mut(2 * half).take(heads) {
-                    let (a, b) = head.split_at_mut(half);
-                    for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                        let s = s * sign;
-                        (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-                    }
+        rotate(x, &self.cos, &self.sin, self.half, width, heads, sign);
+    }
+}
+
+simd! {
+    /// x (rows, width), cos and sin (T, half).
+    fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], half: usize, width: usize, heads: usize, sign: f32) {
+        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half)).cycle();
+        for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
+            for head in row.chunks_exact_mut(2 * half).take(heads) {
+                let (a, b) = head.split_at_mut(half);
+                for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                    let s = s * sign;
+                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
                 }
             }
-        });
+        }
     }
 }
 
