@@ -2,6 +2,8 @@
 
 pub mod bucket;
 pub mod chain;
+pub mod data;
+pub mod engine;
 pub mod files;
 pub mod retry;
 pub mod telemetry;
