@@ -159,12 +159,12 @@ const DEV_SEED: [u8; 32] = [
 ];
 
 /// The fields of a hotkey file that matter; others are ignored.
-#[derive(serde::Deserialize, Default)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct File {
-    secret_phrase: Option<String>,
-    secret_seed: Option<String>,
-    private_key: Option<String>,
+    secret_phrase: Option<Secret>,
+    secret_seed: Option<Secret>,
+    private_key: Option<Secret>,
     #[serde(alias = " ss58Address")]
     ss58_address: Option<String>,
     crypto_type: Option<u8>,
@@ -172,11 +172,13 @@ struct File {
     hashed_descriptor: Option<serde::de::IgnoredAny>,
 }
 
-impl Drop for File {
+/// A text that is wiped when it is dropped.
+#[derive(serde::Deserialize)]
+struct Secret(String);
+
+impl Drop for Secret {
     fn drop(&mut self) {
-        for secret in [&mut self.secret_phrase, &mut self.secret_seed, &mut self.private_key] {
-            secret.zeroize();
-        }
+        self.0.zeroize();
     }
 }
 
@@ -198,11 +200,11 @@ fn parse(bytes: &[u8]) -> Result<Hotkey, Refused> {
         return Err(("it holds another kind of account".to_owned(), "use an sr25519 hotkey (cryptoType 1)"));
     }
     let keypair = if let Some(phrase) = &file.secret_phrase {
-        from_phrase(phrase).map_err(|reason| (reason.to_owned(), PLAIN))?
+        from_phrase(&phrase.0).map_err(|reason| (reason.to_owned(), PLAIN))?
     } else if let Some(seed) = &file.secret_seed {
-        from_seed(&*secret::<32>(seed, "secretSeed")?)
+        from_seed(&*secret::<32>(&seed.0, "secretSeed")?)
     } else if let Some(key) = &file.private_key {
-        let secret = SecretKey::from_bytes(&*secret::<64>(key, "privateKey")?);
+        let secret = SecretKey::from_bytes(&*secret::<64>(&key.0, "privateKey")?);
         secret.map_err(|_| ("its privateKey is no sr25519 key".to_owned(), PLAIN))?.to_keypair()
     } else {
         return Err(("it holds no secret key; is it the public half (pub.txt)?".to_owned(), PLAIN));
