@@ -64,7 +64,10 @@ mod tests {
     /// Two nodes must agree on this for ever.
     #[test]
     fn the_digest_is_pinned() {
-        assert_eq!(hex::encode(run_digest(&quickstart())), "GOLDEN");
+        assert_eq!(
+            hex::encode(run_digest(&quickstart())),
+            "a053c207c776d79a77cefd4e6fa7dbe6661e2fdffd85204e3fda789c8b884432"
+        );
     }
 
     #[test]

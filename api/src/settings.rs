@@ -3,7 +3,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Run, decimal::{Decimal, literal}};
+use crate::{
+    Run,
+    decimal::{Decimal, literal},
+};
 
 /// What a node does in the subnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -122,12 +125,7 @@ pub struct Scoring {
 
 impl Default for Scoring {
     fn default() -> Self {
-        Self {
-            moving_average: literal("0.9"),
-            power: literal("3"),
-            evaluations_per_window: 8,
-            absent_windows: 10,
-        }
+        Self { moving_average: literal("0.9"), power: literal("3"), evaluations_per_window: 8, absent_windows: 10 }
     }
 }
 

@@ -3,9 +3,22 @@
 //! One module per rule; golden vectors in the tests pin each. All multi-byte integers are little-endian,
 //! tuples are hashed in SCALE encoding.
 
+pub mod artifact;
+pub mod check;
+pub mod clock;
+pub mod hotkey;
 pub mod init;
+pub mod manifest;
+pub mod mechanism;
+pub mod merge;
+pub mod object;
+pub mod page;
+pub mod permutation;
+pub mod score;
 pub mod seed;
+pub mod slice;
 pub mod tensors;
+pub mod weights;
 
 /// Version of the protocol; it stands in every signed object.
 pub const VERSION: u16 = 1;

@@ -44,7 +44,8 @@ mod tests {
     #[test]
     fn purposes_and_parts_separate() {
         let h = [7; 32];
-        let seeds = [pages(1, 1, 0, &h), test_pages(1, 1, 0, &h), pages(1, 1, 1, &h), pages(1, 2, 0, &h), pages(2, 1, 0, &h)];
+        let seeds =
+            [pages(1, 1, 0, &h), test_pages(1, 1, 0, &h), pages(1, 1, 1, &h), pages(1, 2, 0, &h), pages(2, 1, 0, &h)];
         for (i, a) in seeds.iter().enumerate() {
             assert!(seeds[i + 1..].iter().all(|b| a != b));
         }

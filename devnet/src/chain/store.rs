@@ -1,0 +1,374 @@
+//! The chain on disk: what a restart, after whatever end, continues from.
+//!
+//! `blocks.log` holds every header and body. `state-<number>.log` holds the whole state after block `number`
+//! and then, block by block, what changed; every [`SEGMENT`] blocks a new one is begun and all but the last two
+//! are deleted, so that the states of the last [`SEGMENT`] blocks can always be rebuilt without running anything.
+//!
+//! Both are lists of records (length, checksum, SCALE bytes). Appending needs no fsync to survive a kill; a
+//! record that a power cut tore is recognised by its checksum and cut off. Files appear by rename, after fsync.
+//! A block goes to `blocks.log` first: one that has no change record never happened and is cut off too.
+
+use super::Error;
+use crate::runtime::Header;
+use codec::{Decode, Encode};
+use sp_core::storage::Storage;
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    io::{BufReader, Read, Write},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Blocks between two whole states on disk, and the number of states that survive a restart at least.
+pub const SEGMENT: u32 = 256;
+
+const MAGIC: &[u8; 16] = b"bistro-devnet 1\n";
+const BLOCKS: &str = "blocks.log";
+/// No record of an honest chain is larger; a torn length may be anything.
+const MAX_RECORD: u32 = 1 << 30;
+const RECORD_HEAD: usize = 12;
+
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
+
+/// What a data folder held.
+pub struct Loaded {
+    pub headers: Vec<Header>,
+    /// The states that can be rebuilt, oldest first; the last one is that of the last header.
+    pub states: Vec<(u32, Arc<Storage>)>,
+}
+
+pub struct Store {
+    folder: PathBuf,
+    blocks: File,
+    /// Where the record of block n begins.
+    offsets: Vec<u64>,
+    /// Where the next record of blocks.log goes.
+    end: u64,
+    state: File,
+}
+
+impl Store {
+    /// Begins a chain in a folder that has none.
+    pub fn create(folder: &Path, genesis: &Header, state: &Storage) -> Result<Store, Error> {
+        for number in segments(folder)? {
+            std::fs::remove_file(segment_path(folder, number))
+                .map_err(|source| failed(folder, source))?;
+        }
+        write_segment(folder, 0, state)?;
+        let mut bytes = MAGIC.to_vec();
+        let offset = bytes.len() as u64;
+        push_record(&mut bytes, &(genesis, Vec::<Vec<u8>>::new()).encode());
+        let end = bytes.len() as u64;
+        let path = folder.join(BLOCKS);
+        write_atomically(&path, &bytes)?;
+        Ok(Store {
+            folder: folder.to_path_buf(),
+            blocks: open(&path)?,
+            offsets: vec![offset],
+            end,
+            state: open_to_append(&segment_path(folder, 0))?,
+        })
+    }
+
+    /// Reads what an earlier run left; `None`: nothing.
+    pub fn load(folder: &Path) -> Result<Option<(Store, Loaded)>, Error> {
+        let path = folder.join(BLOCKS);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let (mut headers, mut offsets) = (Vec::new(), Vec::new());
+        let mut end = for_each_record(&path, |offset, bytes| {
+            let (header, _body) = <(Header, Vec<Vec<u8>>)>::decode(&mut &bytes[..]).ok()?;
+            (header.number as usize == headers.len()).then(|| {
+                headers.push(header);
+                offsets.push(offset);
+            })
+        })?;
+        let states = load_states(folder, headers.len())?;
+        let Some((last, _)) = states.last() else {
+            return Err(Error::Damaged { path });
+        };
+        let kept = *last as usize + 1;
+        if kept < headers.len() {
+            end = offsets[kept];
+            headers.truncate(kept);
+            offsets.truncate(kept);
+        }
+        let blocks = open(&path)?;
+        blocks
+            .set_len(end)
+            .and_then(|()| blocks.sync_data())
+            .map_err(|source| failed(&path, source))?;
+        // A new segment, so that nothing is ever appended after a torn record.
+        let (number, state) = states
+            .last()
+            .map(|(n, state)| (*n, state.clone()))
+            .unwrap_or_default();
+        write_segment(folder, number, &state)?;
+        let store = Store {
+            folder: folder.to_path_buf(),
+            blocks,
+            offsets,
+            end,
+            state: open_to_append(&segment_path(folder, number))?,
+        };
+        Ok(Some((store, Loaded { headers, states })))
+    }
+
+    /// Adds a block and what it changed. On an error the block has not happened.
+    pub fn append(
+        &mut self,
+        header: &Header,
+        body: &[Vec<u8>],
+        old: &Storage,
+        new: &Storage,
+    ) -> Result<(), Error> {
+        let mut bytes = Vec::new();
+        push_record(&mut bytes, &(header, body).encode());
+        let path = self.folder.join(BLOCKS);
+        self.blocks
+            .write_all_at(&bytes, self.end)
+            .map_err(|source| failed(&path, source))?;
+        let mut record = Vec::new();
+        push_record(
+            &mut record,
+            &(header.number, changes(&old.top, &new.top)).encode(),
+        );
+        self.state
+            .write_all(&record)
+            .map_err(|source| failed(&self.folder, source))?;
+        self.offsets.push(self.end);
+        self.end += bytes.len() as u64;
+        if header.number % SEGMENT == 0 {
+            self.begin_segment(header.number, new)?;
+        }
+        Ok(())
+    }
+
+    /// The header and body of a block; `None`: no such block.
+    pub fn block(&self, number: u32) -> Result<Option<(Header, Vec<Vec<u8>>)>, Error> {
+        let Some(offset) = self.offsets.get(number as usize) else {
+            return Ok(None);
+        };
+        let end = self.offsets.get(number as usize + 1).unwrap_or(&self.end);
+        let path = self.folder.join(BLOCKS);
+        let mut record = vec![
+            0;
+            usize::try_from(end - offset)
+                .map_err(|_| Error::Damaged { path: path.clone() })?
+        ];
+        self.blocks
+            .read_exact_at(&mut record, *offset)
+            .map_err(|source| failed(&path, source))?;
+        let mut payload = record.get(RECORD_HEAD..).unwrap_or_default();
+        Decode::decode(&mut payload)
+            .map(Some)
+            .map_err(|_| Error::Damaged { path })
+    }
+
+    fn begin_segment(&mut self, number: u32, state: &Storage) -> Result<(), Error> {
+        // A whole state on disk must never be ahead of the blocks that led to it.
+        self.blocks
+            .sync_data()
+            .map_err(|source| failed(&self.folder, source))?;
+        write_segment(&self.folder, number, state)?;
+        self.state = open_to_append(&segment_path(&self.folder, number))?;
+        let all = segments(&self.folder)?;
+        // The second newest that is at least SEGMENT blocks old still serves; everything before it does not.
+        let keep = all
+            .iter()
+            .rev()
+            .find(|start| **start + SEGMENT <= number)
+            .copied()
+            .unwrap_or(0);
+        for old in all.into_iter().filter(|start| *start < keep) {
+            std::fs::remove_file(segment_path(&self.folder, old))
+                .map_err(|source| failed(&self.folder, source))?;
+        }
+        Ok(())
+    }
+}
+
+/// Rebuilds the states of blocks below `blocks` from the segments: every one still on disk, at most 2 * SEGMENT.
+fn load_states(folder: &Path, blocks: usize) -> Result<Vec<(u32, Arc<Storage>)>, Error> {
+    let mut states: BTreeMap<u32, Arc<Storage>> = BTreeMap::new();
+    for start in segments(folder)? {
+        let mut current: Option<(u32, Storage)> = None;
+        for_each_record(&segment_path(folder, start), |_, bytes| {
+            let next = match current.take() {
+                None => {
+                    let (number, pairs) = <(u32, Pairs)>::decode(&mut &bytes[..]).ok()?;
+                    (number == start).then(|| (number, storage(pairs)))
+                }
+                Some((number, mut state)) => {
+                    let (next, changes) = <(u32, Changes)>::decode(&mut &bytes[..]).ok()?;
+                    apply(&mut state.top, changes);
+                    (next == number + 1).then_some((next, state))
+                }
+            };
+            let (number, state) = next?;
+            // A clone each: only of those that are still needed.
+            let age = blocks.checked_sub(number as usize);
+            if age.is_some_and(|age| (1..=SEGMENT as usize + 2).contains(&age)) {
+                states.insert(number, Arc::new(state.clone()));
+            }
+            current = Some((number, state));
+            Some(())
+        })?;
+    }
+    let newest = states.keys().next_back().copied().unwrap_or(0);
+    Ok(states
+        .into_iter()
+        .filter(|(number, _)| number + SEGMENT >= newest)
+        .collect())
+}
+
+fn storage(pairs: Pairs) -> Storage {
+    Storage {
+        top: pairs.into_iter().collect(),
+        children_default: Default::default(),
+    }
+}
+
+fn apply(top: &mut BTreeMap<Vec<u8>, Vec<u8>>, changes: Changes) {
+    for (key, value) in changes {
+        match value {
+            Some(value) => top.insert(key, value),
+            None => top.remove(&key),
+        };
+    }
+}
+
+/// What turns one state into the other. The runtime uses no child storage.
+fn changes(old: &BTreeMap<Vec<u8>, Vec<u8>>, new: &BTreeMap<Vec<u8>, Vec<u8>>) -> Changes {
+    let gone = old
+        .keys()
+        .filter(|key| !new.contains_key(*key))
+        .map(|key| (key.clone(), None));
+    let set = new
+        .iter()
+        .filter(|(key, value)| old.get(*key) != Some(*value))
+        .map(|(key, value)| (key.clone(), Some(value.clone())));
+    gone.chain(set).collect()
+}
+
+fn write_segment(folder: &Path, number: u32, state: &Storage) -> Result<(), Error> {
+    let pairs: Vec<(&Vec<u8>, &Vec<u8>)> = state.top.iter().collect();
+    let mut bytes = MAGIC.to_vec();
+    push_record(&mut bytes, &(number, pairs).encode());
+    write_atomically(&segment_path(folder, number), &bytes)
+}
+
+fn segment_path(folder: &Path, number: u32) -> PathBuf {
+    folder.join(format!("state-{number:010}.log"))
+}
+
+/// The blocks at which segments begin, in order.
+fn segments(folder: &Path) -> Result<Vec<u32>, Error> {
+    let mut numbers = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(|source| failed(folder, source))? {
+        let name = entry.map_err(|source| failed(folder, source))?.file_name();
+        let parse = |name: &str| {
+            name.strip_prefix("state-")?
+                .strip_suffix(".log")?
+                .parse::<u32>()
+                .ok()
+        };
+        let number = name.to_str().and_then(parse);
+        numbers.extend(number);
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn push_record(bytes: &mut Vec<u8>, payload: &[u8]) {
+    bytes.extend((payload.len() as u32).to_le_bytes());
+    bytes.extend(checksum(payload));
+    bytes.extend(payload);
+}
+
+fn checksum(payload: &[u8]) -> [u8; 8] {
+    let mut short = [0; 8];
+    short.copy_from_slice(&blake3::hash(payload).as_bytes()[..8]);
+    short
+}
+
+/// Visits records until the end, a torn one or a `None`; answers where the last good one ends.
+fn for_each_record(
+    path: &Path,
+    mut visit: impl FnMut(u64, &[u8]) -> Option<()>,
+) -> Result<u64, Error> {
+    let mut file = BufReader::new(File::open(path).map_err(|source| failed(path, source))?);
+    let mut magic = [0; 16];
+    if file.read_exact(&mut magic).is_err() || magic != *MAGIC {
+        return Err(Error::OtherFormat {
+            path: path.to_path_buf(),
+        });
+    }
+    let mut offset = MAGIC.len() as u64;
+    let mut head = [0; RECORD_HEAD];
+    loop {
+        if file.read_exact(&mut head).is_err() {
+            return Ok(offset);
+        }
+        let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+        if length > MAX_RECORD {
+            return Ok(offset);
+        }
+        // Not allocated from the claimed length: a torn file may claim anything.
+        let mut payload = Vec::new();
+        let read = file
+            .by_ref()
+            .take(u64::from(length))
+            .read_to_end(&mut payload);
+        read.map_err(|source| failed(path, source))?;
+        if payload.len() != length as usize
+            || checksum(&payload) != head[4..]
+            || visit(offset, &payload).is_none()
+        {
+            return Ok(offset);
+        }
+        offset += (RECORD_HEAD + payload.len()) as u64;
+    }
+}
+
+/// Writes a whole file so that it is there complete or not at all, power cuts included.
+fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let temporary = path.with_extension("tmp");
+    let write = || {
+        let mut file = File::create(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, path)?;
+        match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(|source| failed(path, source))
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|source| failed(path, source))
+}
+
+fn open_to_append(path: &Path) -> Result<File, Error> {
+    OpenOptions::new()
+        .append(true)
+        .open(path)
+        .map_err(|source| failed(path, source))
+}
+
+fn failed(path: &Path, source: std::io::Error) -> Error {
+    Error::Store {
+        path: path.to_path_buf(),
+        source,
+    }
+}

@@ -1,0 +1,7 @@
+//! The devnet as its clients see it: a real chain client, a real S3 client, real processes.
+
+mod bucket;
+mod chain;
+mod contract;
+mod restart;
+mod support;

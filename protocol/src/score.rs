@@ -1,0 +1,226 @@
+//! What a validator remembers of the miners: moving averages of normalised scores.
+//!
+//! ```text
+//! normalised = raw / median of the last 64 positive raws, clamped to [0, 2]
+//! average    = m * average + (1 - m) * normalised, from 0, without bias correction
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    check::{Verdict, lower_median},
+    hotkey::Hotkey,
+    weights,
+};
+
+/// Positive raw scores that the scale is taken from.
+const RAWS: usize = 64;
+/// An evaluation earns at most so many times the median.
+const LARGEST: f64 = 2.0;
+
+/// A validator's memory; it is part of its state on disk.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Book {
+    miners: BTreeMap<u16, Standing>,
+    raws: VecDeque<f64>,
+}
+
+/// What is known of one miner.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Who holds the uid.
+    pub hotkey: Hotkey,
+    /// Moving average of its normalised scores.
+    pub average: f64,
+    /// Its latest raw score.
+    pub raw: Option<f64>,
+    /// Its latest verdict.
+    pub verdict: Verdict,
+    /// Whether it was ever drawn, or seen absent.
+    pub evaluated: bool,
+    /// The last window in which it had a commit.
+    pub last_commit: Option<u64>,
+}
+
+/// What a validator found of one drawn miner.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Outcome {
+    /// Its work was accepted and has this raw score.
+    Scored(f64),
+    /// Its work was rejected, or absent.
+    Rejected(Verdict),
+}
+
+/// The numbers of [`bistro_api::settings::Scoring`] that averages depend on.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// Share of the old average that stays.
+    pub moving_average: f64,
+    /// Windows without a commit after which a miner is gone.
+    pub absent_windows: u64,
+}
+
+impl Book {
+    /// Notes who is registered at the start of `window` and who of them committed, before anybody is drawn.
+    /// A uid that changed hands starts anew; one that left is forgotten.
+    pub fn observe(&mut self, window: u64, neurons: &[(u16, Hotkey, bool)], rates: Rates) {
+        self.miners.retain(|uid, s| neurons.iter().any(|(u, h, _)| u == uid && *h == s.hotkey));
+        for (uid, hotkey, committed) in neurons {
+            let standing = self.miners.entry(*uid).or_insert_with(|| Standing::new(*hotkey));
+            if *committed {
+                standing.last_commit = Some(window);
+            } else if !standing.is_active(window, rates) {
+                standing.average = 0.0;
+                standing.evaluated = true;
+            }
+        }
+    }
+
+    /// Uids that had a commit in the last windows: whoever can be drawn.
+    pub fn active(&self, window: u64, rates: Rates) -> Vec<u16> {
+        self.miners.iter().filter(|(_, s)| s.is_active(window, rates)).map(|(uid, _)| *uid).collect()
+    }
+
+    /// Takes the outcomes of all drawn miners of one window. Whoever was not drawn stays as it was.
+    pub fn record(&mut self, outcomes: &[(u16, Outcome)], rates: Rates) {
+        for (_, outcome) in outcomes {
+            if let Outcome::Scored(raw) = outcome
+                && *raw > 0.0
+                && raw.is_finite()
+            {
+                self.raws.push_back(*raw);
+            }
+        }
+        self.raws.drain(..self.raws.len().saturating_sub(RAWS));
+        let scale = lower_median(&self.raws.iter().copied().collect::<Vec<_>>());
+        for (uid, outcome) in outcomes {
+            let Some(standing) = self.miners.get_mut(uid) else { continue };
+            standing.evaluated = true;
+            let normalised = match outcome {
+                Outcome::Scored(raw) => {
+                    (standing.raw, standing.verdict) = (Some(*raw), Verdict::Accepted);
+                    // No positive score was ever seen: nothing to compare with, nothing earned.
+                    scale.map_or(0.0, |s| (raw / s).clamp(0.0, LARGEST))
+                }
+                Outcome::Rejected(verdict) => {
+                    (standing.raw, standing.verdict) = (None, *verdict);
+                    0.0
+                }
+            };
+            let fraud = matches!(outcome, Outcome::Rejected(v) if v.is_fraud());
+            let m = rates.moving_average;
+            standing.average =
+                if fraud || normalised.is_nan() { 0.0 } else { m * standing.average + (1.0 - m) * normalised };
+        }
+    }
+
+    /// The weights to set, `None` while an active miner was never evaluated (the first weights wait for everybody).
+    pub fn weights(&self, window: u64, rates: Rates, power: f64, first: bool) -> Option<Vec<(u16, u16)>> {
+        let waits = |s: &Standing| s.is_active(window, rates) && !s.evaluated;
+        if first && self.miners.values().any(waits) {
+            return None;
+        }
+        let averages: Vec<_> =
+            self.miners.iter().filter(|(_, s)| s.evaluated).map(|(uid, s)| (*uid, s.average)).collect();
+        Some(weights::weights(&averages, power))
+    }
+
+    /// Everybody, by uid.
+    pub fn standings(&self) -> impl Iterator<Item = (u16, &Standing)> {
+        self.miners.iter().map(|(uid, s)| (*uid, s))
+    }
+}
+
+impl Standing {
+    fn new(hotkey: Hotkey) -> Self {
+        Self { hotkey, average: 0.0, raw: None, verdict: Verdict::NoCommit, evaluated: false, last_commit: None }
+    }
+
+    fn is_active(&self, window: u64, rates: Rates) -> bool {
+        self.last_commit.is_some_and(|last| window.saturating_sub(last) < rates.absent_windows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hotkey::tests::keypair;
+
+    const RATES: Rates = Rates { moving_average: 0.9, absent_windows: 10 };
+
+    fn neurons(committed: &[bool]) -> Vec<(u16, Hotkey, bool)> {
+        committed.iter().enumerate().map(|(i, c)| (i as u16, Hotkey::from(&keypair(i as u8 + 1)), *c)).collect()
+    }
+
+    fn book(outcomes: &[(u16, Outcome)]) -> Book {
+        let mut book = Book::default();
+        book.observe(0, &neurons(&[true, true, true]), RATES);
+        book.record(outcomes, RATES);
+        book
+    }
+
+    fn average(book: &Book, uid: u16) -> f64 {
+        book.standings().find(|(u, _)| *u == uid).map(|(_, s)| s.average).expect("known")
+    }
+
+    #[test]
+    fn scores_are_relative_to_the_median_and_bounded() {
+        let book = book(&[(0, Outcome::Scored(0.2)), (1, Outcome::Scored(0.1)), (2, Outcome::Scored(100.0))]);
+        for (uid, expected) in [(0, 0.1), (1, 0.05), (2, 0.2)] {
+            assert!((average(&book, uid) - expected).abs() < 1e-12, "uid {uid}");
+        }
+    }
+
+    #[test]
+    fn negative_and_absent_earn_nothing_and_fraud_loses_everything() {
+        let mut book = book(&[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(1.0)), (2, Outcome::Scored(-1.0))]);
+        assert_eq!(average(&book, 2), 0.0);
+        book.record(&[(0, Outcome::Rejected(Verdict::Late)), (1, Outcome::Rejected(Verdict::Forged))], RATES);
+        assert!((average(&book, 0) - 0.09).abs() < 1e-12 && average(&book, 1) == 0.0);
+    }
+
+    #[test]
+    fn a_window_without_any_positive_score_earns_nothing() {
+        let book = book(&[(0, Outcome::Scored(-1.0)), (1, Outcome::Scored(0.0)), (2, Outcome::Scored(f64::NAN))]);
+        assert!(book.standings().all(|(_, s)| s.average == 0.0));
+        assert_eq!(book.weights(0, RATES, 3.0, true), Some(vec![]));
+    }
+
+    #[test]
+    fn the_first_weights_wait_until_everybody_was_drawn() {
+        let book = book(&[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(1.0))]);
+        assert_eq!(book.weights(0, RATES, 3.0, true), None);
+        assert_eq!(book.weights(0, RATES, 3.0, false), Some(vec![(0, 65535), (1, 65535)]));
+    }
+
+    #[test]
+    fn the_absent_are_dropped_and_new_owners_start_anew() {
+        let mut book = book(&[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(1.0)), (2, Outcome::Scored(1.0))]);
+        book.observe(9, &neurons(&[true, false, false]), RATES);
+        assert_eq!(book.active(9, RATES), [0, 1, 2]);
+        book.observe(10, &neurons(&[true, false, false]), RATES);
+        assert_eq!(book.active(10, RATES), [0]);
+        assert_eq!(book.weights(10, RATES, 3.0, false), Some(vec![(0, 65535)]));
+        let mut taken = neurons(&[true]);
+        taken[0].1 = Hotkey::from(&keypair(9));
+        book.observe(11, &taken, RATES);
+        assert_eq!(average(&book, 0), 0.0);
+        assert_eq!(book.standings().count(), 1);
+    }
+
+    #[test]
+    fn the_scale_forgets_after_64_scores() {
+        let mut book = Book::default();
+        book.observe(0, &neurons(&[true]), RATES);
+        for _ in 0..64 {
+            book.record(&[(0, Outcome::Scored(1000.0))], RATES);
+        }
+        for _ in 0..64 {
+            book.record(&[(0, Outcome::Scored(1.0))], RATES);
+        }
+        assert_eq!(book.raws.len(), 64);
+        assert!(book.raws.iter().all(|r| *r == 1.0));
+    }
+}

@@ -1,0 +1,147 @@
+//! The command line: roles for pods, tools for people.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use bistro_api::Role;
+use clap::{Args, Parser, Subcommand};
+use tokio::{
+    io::AsyncReadExt,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{dataset, environment::Environment, failure::Failure, roles, telemetry};
+
+/// Exit code of a fault that will not pass by itself: whoever restarts processes should not restart this one.
+const PERMANENT: u8 = 2;
+
+#[derive(Parser)]
+#[command(name = "bistro-worker", version, about = "One node of a Bistro subnet: trains, scores or averages.", after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train on own pages, commit, publish, follow. Runs until it is stopped.
+    Miner,
+    /// Score miners on pages that nobody foresaw and set weights. Runs until it is stopped.
+    Validator,
+    /// Check, merge and sign the manifest of every window. Runs until it is stopped.
+    Averager,
+    /// Make the dataset that a subnet trains on.
+    #[command(subcommand)]
+    Dataset(Dataset),
+}
+
+#[derive(Subcommand)]
+enum Dataset {
+    /// Turn text files into tokens; prints the digest that belongs into the Subnet as run.dataset.digest.
+    #[command(after_help = PREPARE_HELP)]
+    Prepare(Prepare),
+}
+
+/// `dataset prepare`.
+#[derive(Args)]
+pub struct Prepare {
+    /// A folder, or s3://BUCKET/PREFIX.
+    #[arg(long)]
+    pub from: String,
+    /// A folder, or s3://BUCKET/PREFIX. Absent: only the digest is computed.
+    #[arg(long)]
+    pub to: Option<String>,
+    /// Address of the S3 service; absent: AWS.
+    #[arg(long)]
+    pub endpoint: Option<String>,
+    /// Region of the bucket.
+    #[arg(long, default_value = "us-east-1")]
+    pub region: String,
+    /// Files with these endings are read.
+    #[arg(long = "extension", default_values = ["rs", "txt", "md"])]
+    pub extensions: Vec<String>,
+    /// Stop before this many bytes of text.
+    #[arg(long)]
+    pub limit: Option<u64>,
+    /// Folder with `bucket/access-key-id` and `bucket/secret-access-key`.
+    #[arg(long, env = "BISTRO_SECRETS", default_value = "/run/bistro/secrets")]
+    pub secrets: PathBuf,
+}
+
+const AFTER_HELP: &str = "\
+Roles take everything from the pod:
+  BISTRO_SETTINGS  settings file                           /etc/bistro/settings.yaml
+  BISTRO_SECRETS   folders wallet/ and bucket/             /run/bistro/secrets
+  BISTRO_STATE     the folder that outlives the process    /var/lib/bistro
+  BISTRO_HTTP      /metrics /status /healthz /readyz       0.0.0.0:8080
+  BISTRO_THREADS   size of every thread pool               all cores
+  BISTRO_ORDINAL   which replica: signs with hotkey-N      0
+  BISTRO_LOG       log filter                              info
+Exit codes: 0 stopped when asked to, 2 a fault that will not pass by itself (one line says which and what to do).";
+
+const PREPARE_HELP: &str = "\
+Examples:
+  bistro-worker dataset prepare --from ./corpus --to ./tokens
+  bistro-worker dataset prepare --from s3://bistro/corpus --to s3://bistro/datasets/rust --endpoint http://devnet:9000
+The same text gives the same digest on every machine.";
+
+/// Parses, runs, and maps the outcome to an exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    telemetry::init_logging();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.map_err(Failure::permanent).and_then(|runtime| runtime.block_on(run(cli.command)));
+    match outcome {
+        Ok(()) | Err(Failure::Stopped) => ExitCode::SUCCESS,
+        Err(Failure::Permanent(line)) => {
+            eprintln!("bistro-worker: {line}");
+            ExitCode::from(PERMANENT)
+        }
+        Err(Failure::Transient(line)) => {
+            eprintln!("bistro-worker: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> Result<(), Failure> {
+    let role = match command {
+        Command::Dataset(Dataset::Prepare(arguments)) => return dataset::prepare(arguments).await,
+        Command::Miner => Role::Miner,
+        Command::Validator => Role::Validator,
+        Command::Averager => Role::Averager,
+    };
+    let environment = Environment::from_variables()?;
+    let stop = CancellationToken::new();
+    stop_on_signals(stop.clone())?;
+    if environment.watch_stdin {
+        stop_when_stdin_closes(stop.clone());
+    }
+    roles::run(role, environment, stop).await
+}
+
+fn stop_on_signals(stop: CancellationToken) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::permanent)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::permanent)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("asked to stop: finishing what is under way");
+        stop.cancel();
+    });
+    Ok(())
+}
+
+/// Whoever started this process holds the other end: when it is gone, so is the reason to run.
+fn stop_when_stdin_closes(stop: CancellationToken) {
+    tokio::spawn(async move {
+        let mut buffer = [0; 64];
+        while matches!(tokio::io::stdin().read(&mut buffer).await, Ok(n) if n > 0) {}
+        stop.cancel();
+        // A loop that does not listen must not keep the process alive for nobody.
+        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+        std::process::exit(1);
+    });
+}

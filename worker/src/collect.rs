@@ -1,0 +1,137 @@
+//! Collecting a window's work: commits, then artifacts, each checked in the order of the protocol.
+//!
+//! Averager and validator do this alone and on their own; what they find is the same unless the bucket shows
+//! them different things.
+
+use bistro_protocol::{
+    check::{Commit, MAX_COMMIT, Rules, Stored, Verdict, lower_median, norm_is_excessive},
+    hotkey::Hotkey,
+    object::{Hex32, Kind},
+    tensors::Tensors,
+};
+use futures::{StreamExt, stream};
+
+use crate::{facts::Facts, failure::Failure, node::Node};
+
+/// Requests in flight.
+const CONCURRENCY: usize = 16;
+
+/// What one registered hotkey did in a window.
+pub struct Work {
+    /// Its number.
+    pub uid: u16,
+    /// The hotkey.
+    pub hotkey: Hotkey,
+    /// What it published, or why that does not count.
+    pub outcome: Result<Tensors, Verdict>,
+    /// What it committed to, if that commit was valid.
+    pub commit: Option<Commit>,
+}
+
+impl Work {
+    /// The one word.
+    pub fn verdict(&self) -> Verdict {
+        self.outcome.as_ref().err().copied().unwrap_or(Verdict::Accepted)
+    }
+
+    /// Digest of the committed artifact.
+    pub fn artifact(&self) -> Option<Hex32> {
+        self.commit.as_ref().map(|c| c.digest)
+    }
+}
+
+/// All of it, by uid.
+pub struct Collected {
+    /// One entry for every registered hotkey.
+    pub works: Vec<Work>,
+    /// Lower median of the norms of what passed all other checks.
+    pub median_norm: Option<f64>,
+}
+
+/// Collects the work of `facts.window`, whose uploads are closed. `base` is the base before it.
+pub async fn collect(node: &Node, facts: &Facts, base: &Tensors, base_digest: [u8; 32]) -> Result<Collected, Failure> {
+    let window = facts.window;
+    let uploads_close = node.clock.uploads_close(window);
+    let uploads_close_ms = node.timestamp_ms(uploads_close).await?;
+    // An upload of the last tolerated second must be visible before anybody looks.
+    node.sleep_until_ms(node.clock.upload_opens_ms(uploads_close_ms)).await?;
+    let shape = node.work_shape(base);
+    let rules = Rules {
+        agreement: &node.agreement,
+        clock: &node.clock,
+        window,
+        kind: Kind::Delta,
+        base: base_digest,
+        shape: &shape,
+        commits_close_ms: node.timestamp_ms(node.clock.commits_close(window)).await?,
+        uploads_close_ms,
+    };
+    let works = stream::iter(facts.neurons.iter().copied()).map(|(uid, hotkey)| work_of(node, &rules, uid, hotkey));
+    let works: Vec<Result<Work, Failure>> = works.buffered(CONCURRENCY).collect().await;
+    let mut works = works.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let median_norm = judge_norms(&mut works);
+    for work in &works {
+        if work.verdict() != Verdict::NoCommit {
+            tracing::info!(window, uid = work.uid, verdict = %work.verdict(), "checked");
+        }
+    }
+    Ok(Collected { works, median_norm })
+}
+
+/// One hotkey's work. An error of the bucket is an error of ours, never a verdict on the miner.
+async fn work_of(node: &Node, rules: &Rules<'_>, uid: u16, hotkey: Hotkey) -> Result<Work, Failure> {
+    let reject = |verdict, commit| Ok(Work { uid, hotkey, outcome: Err(verdict), commit });
+    let found = bounded(node, &node.key(&hotkey, rules.window, Kind::Commit), MAX_COMMIT).await?;
+    let commit = match found {
+        // Larger than any commit: whatever it is, it is late or unreadable, in this order.
+        Found::TooLarge(stored) => rules.commit(&hotkey, true, Some((&[0; MAX_COMMIT as usize + 1], stored.last_modified))),
+        Found::Object(bytes, last_modified) => rules.commit(&hotkey, true, Some((&bytes, last_modified))),
+        Found::Nothing => rules.commit(&hotkey, true, None),
+    };
+    let commit = match commit {
+        Ok(commit) => commit,
+        Err(verdict) => return reject(verdict, None),
+    };
+    let key = node.key(&hotkey, rules.window, rules.kind);
+    let stored = node.bucket.head(&key).await?.map(|h| Stored { size: h.size, last_modified: h.last_modified });
+    if let Err(verdict) = rules.stored(&commit, stored) {
+        return reject(verdict, Some(commit));
+    }
+    let outcome = match bounded(node, &key, commit.size).await? {
+        Found::Object(bytes, _) => rules.artifact(&hotkey, &commit, &bytes),
+        // It changed since the question before: not what was committed.
+        Found::TooLarge(_) => Err(Verdict::NotCommitted),
+        Found::Nothing => Err(Verdict::NoArtifact),
+    };
+    Ok(Work { uid, hotkey, outcome, commit: Some(commit) })
+}
+
+enum Found {
+    Nothing,
+    TooLarge(Stored),
+    Object(bytes::Bytes, i64),
+}
+
+async fn bounded(node: &Node, key: &str, most: u64) -> Result<Found, Failure> {
+    match node.bucket.get(key, most).await {
+        Ok(Some(object)) => Ok(Found::Object(object.bytes, object.last_modified)),
+        Ok(None) => Ok(Found::Nothing),
+        Err(crate::bucket::Error::TooLarge { .. }) => {
+            let head = node.bucket.head(key).await?;
+            Ok(head.map_or(Found::Nothing, |h| Found::TooLarge(Stored { size: h.size, last_modified: h.last_modified })))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// After all other checks on all work: rejects norms far above the median, and gives that median.
+fn judge_norms(works: &mut [Work]) -> Option<f64> {
+    let norms: Vec<f64> = works.iter().filter_map(|w| w.outcome.as_ref().ok()).map(Tensors::norm).collect();
+    let median = lower_median(&norms)?;
+    for work in works {
+        if work.outcome.as_ref().is_ok_and(|t| norm_is_excessive(t.norm(), norms.len(), median)) {
+            work.outcome = Err(Verdict::Norm);
+        }
+    }
+    Some(median)
+}

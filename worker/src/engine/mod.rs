@@ -1,0 +1,248 @@
+//! The training engine: gradients, losses and local training of a model on the CPU.
+//!
+//! Forward and backward passes are written by hand over flat f32 buffers, each operation in one file under
+//! [`ops`], the architecture in one file under [`model`]; candle's differentiable operations are the
+//! reference ([`model::reference`]) that the tests hold every gradient against.
+//!
+//! Work is cut into units of a fixed number of sequences. Each unit has a gradient of its own; those are
+//! added in unit order, whichever thread computed them. So the bits do not depend on the number of threads,
+//! and memory does not depend on the number of sequences.
+
+mod layout;
+pub mod model;
+mod ops;
+mod optimizer;
+mod trainer;
+
+#[cfg(test)]
+mod tests;
+
+use bistro_api::run::Model;
+use bistro_protocol::{
+    init::{self, TensorSpec},
+    tensors::{Tensors, TensorsError},
+};
+
+pub use self::{
+    model::{Config, ConfigError},
+    optimizer::{Optimizer, OptimizerError, Recipe},
+    trainer::{Step, Trained, Work},
+};
+use self::{
+    model::llama::{Llama, Workspace},
+    ops::math,
+};
+
+/// Tokens of one unit of work: enough for efficient products, few enough that a small batch has several.
+const UNIT_TOKENS: usize = 512;
+
+/// Why the engine did not compute.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The model of the run cannot be built.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Parameters or moments of another model.
+    #[error("tensors do not fit the model: found {found}, wanted {wanted}")]
+    Schema {
+        /// What the model has.
+        wanted: String,
+        /// What was given.
+        found: String,
+    },
+    /// Tensors that do not form a set.
+    #[error(transparent)]
+    Tensors(#[from] TensorsError),
+    /// A sequence that is not T + 1 tokens of the vocabulary.
+    #[error("sequence {index} does not fit: needs {length} tokens below {vocabulary}")]
+    Sequence {
+        /// Its place in what was given.
+        index: usize,
+        /// T + 1.
+        length: usize,
+        /// V.
+        vocabulary: usize,
+    },
+    /// Another number of sequences than the settings ask for.
+    #[error("got {found} sequences but training needs {wanted}")]
+    Sequences {
+        /// Given.
+        found: usize,
+        /// batchSequences * innerSteps, or at least one.
+        wanted: usize,
+    },
+    /// A setting of the training that makes no sense.
+    #[error("training.{field} is {found}: {remedy}")]
+    Training {
+        /// Its name in the run.
+        field: &'static str,
+        /// As written.
+        found: String,
+        /// What to write instead.
+        remedy: &'static str,
+    },
+    /// An infinity or a NaN in a tensor.
+    #[error("{what} of {tensor:?} is not finite")]
+    NotFinite {
+        /// Parameter, gradient, ...
+        what: &'static str,
+        /// Which tensor.
+        tensor: String,
+    },
+    /// Every tensor is finite but the loss is not: a lower learning rate helps.
+    #[error("loss is not finite although every gradient is")]
+    Loss,
+    /// The moments cannot be read.
+    #[error(transparent)]
+    Optimizer(#[from] OptimizerError),
+    /// The caller asked to stop.
+    #[error("training was cancelled")]
+    Cancelled,
+}
+
+/// A model that computes. It holds buffers, not parameters: those come with every call.
+pub struct Engine {
+    model: Llama,
+    /// T
+    positions: usize,
+    /// One per thread.
+    workers: Vec<Worker>,
+    /// Parameters of the current call, flat.
+    parameters: Vec<f32>,
+    /// Gradient of the current call, flat.
+    gradient: Vec<f32>,
+}
+
+/// What one thread works with.
+#[derive(Default)]
+struct Worker {
+    workspace: Workspace,
+    /// Gradient of one unit.
+    gradient: Vec<f32>,
+}
+
+impl Engine {
+    /// An engine for sequences of `sequence_length` + 1 tokens below `vocabulary`, on `threads` threads
+    /// (at least one). [`Error::Config`] where model and dataset do not fit.
+    pub fn new(model: &Model, vocabulary: u32, sequence_length: u32, threads: usize) -> Result<Self, Error> {
+        let config = Config::new(model, vocabulary, sequence_length)?;
+        // At most 131072: the configuration bounds it.
+        let positions = sequence_length as usize;
+        let mut workers = Vec::new();
+        workers.resize_with(threads.max(1), Worker::default);
+        let model = Llama::new(config, positions);
+        Ok(Self { model, positions, workers, parameters: Vec::new(), gradient: Vec::new() })
+    }
+
+    /// Name, shape and first values of each tensor, in name order.
+    pub fn specs(&self) -> Vec<TensorSpec> {
+        self.model.layout().specs()
+    }
+
+    /// The shape of the model.
+    pub fn config(&self) -> &Config {
+        self.model.config()
+    }
+
+    /// Fresh parameters: the same bits for the same seed on every machine.
+    pub fn initial(&self, seed: u64) -> Result<Tensors, Error> {
+        Ok(init::initial(seed, &self.specs())?)
+    }
+
+    /// Mean loss in nats per token over all sequences, each of T + 1 tokens.
+    pub fn loss(&mut self, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<f64, Error> {
+        self.check_sequences(sequences)?;
+        self.model.layout().flatten(parameters, &mut self.parameters)?;
+        let unit = self.unit_sequences();
+        let (model, flat) = (&self.model, self.parameters.as_slice());
+        let mut total = 0.0;
+        for round in sequences.chunks(unit * self.workers.len()) {
+            let losses = in_parallel(&mut self.workers, round.chunks(unit), |worker, sequences| {
+                model.loss(flat, sequences, &mut worker.workspace)
+            });
+            // One by one, so that the grouping into rounds does not show.
+            total = losses.iter().fold(total, |sum, loss| sum + loss);
+        }
+        let mean = total / self.tokens(sequences.len());
+        if mean.is_finite() {
+            return Ok(mean);
+        }
+        self.model.layout().check_finite("parameter", &self.parameters)?;
+        Err(Error::Loss)
+    }
+
+    /// Mean loss as [`Engine::loss`] and its exact gradient.
+    pub fn gradient(&mut self, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<(f64, Tensors), Error> {
+        self.check_sequences(sequences)?;
+        self.model.layout().flatten(parameters, &mut self.parameters)?;
+        let loss = self.flat_gradient(sequences)?;
+        Ok((loss, self.model.layout().tensors(&self.gradient)?))
+    }
+
+    /// Mean loss at `self.parameters`; leaves the mean gradient in `self.gradient`.
+    fn flat_gradient(&mut self, sequences: &[Vec<u32>]) -> Result<f64, Error> {
+        let tokens = self.tokens(sequences.len());
+        let unit = self.unit_sequences();
+        let (model, parameters) = (&self.model, self.parameters.as_slice());
+        let scale = (1.0 / tokens) as f32;
+        let mut total = 0.0;
+        self.gradient.clear();
+        self.gradient.resize(parameters.len(), 0.0);
+        for round in sequences.chunks(unit * self.workers.len()) {
+            let losses = in_parallel(&mut self.workers, round.chunks(unit), |worker, sequences| {
+                worker.gradient.clear();
+                worker.gradient.resize(parameters.len(), 0.0);
+                model.gradient(parameters, sequences, scale, &mut worker.gradient, &mut worker.workspace)
+            });
+            for (worker, loss) in self.workers.iter().zip(losses) {
+                math::add(&mut self.gradient, &worker.gradient);
+                total += loss;
+            }
+        }
+        // One sum sees every infinity and NaN; only then is the tensor looked up.
+        if !(total.is_finite() && math::sum_of_squares(&self.gradient).is_finite()) {
+            self.model.layout().check_finite("parameter", &self.parameters)?;
+            self.model.layout().check_finite("gradient", &self.gradient)?;
+            return Err(Error::Loss);
+        }
+        Ok(total / tokens)
+    }
+
+    fn check_sequences(&self, sequences: &[Vec<u32>]) -> Result<(), Error> {
+        let (length, vocabulary) = (self.positions + 1, self.model.config().vocabulary);
+        let fits = |s: &Vec<u32>| s.len() == length && s.iter().all(|t| (*t as usize) < vocabulary);
+        match sequences.iter().position(|s| !fits(s)) {
+            Some(index) => Err(Error::Sequence { index, length, vocabulary }),
+            None if sequences.is_empty() => Err(Error::Sequences { found: 0, wanted: 1 }),
+            None => Ok(()),
+        }
+    }
+
+    /// Sequences of one unit: depends on T alone.
+    fn unit_sequences(&self) -> usize {
+        (UNIT_TOKENS / self.positions).max(1)
+    }
+
+    fn tokens(&self, sequences: usize) -> f64 {
+        // Below 2^53: exact.
+        (sequences * self.positions) as f64
+    }
+}
+
+/// Runs `f` on each item with a worker of its own, on as many threads as there are items. There are at most
+/// as many items as workers. Results are in the order of the items.
+fn in_parallel<W: Send, I: Send, R: Send>(
+    workers: &mut [W],
+    items: impl Iterator<Item = I>,
+    f: impl Fn(&mut W, I) -> R + Sync,
+) -> Vec<R> {
+    if let [worker] = workers {
+        return items.map(|item| f(worker, item)).collect();
+    }
+    std::thread::scope(|scope| {
+        let f = &f;
+        let threads: Vec<_> = workers.iter_mut().zip(items).map(|(w, item)| scope.spawn(move || f(w, item))).collect();
+        let join = |t: std::thread::ScopedJoinHandle<'_, R>| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+        threads.into_iter().map(join).collect()
+    })
+}

@@ -1,0 +1,7 @@
+//! Architectures: one file each, and the settings that describe them.
+
+mod config;
+pub mod llama;
+pub mod reference;
+
+pub use config::{Config, ConfigError};

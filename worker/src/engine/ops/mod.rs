@@ -1,0 +1,13 @@
+//! The operations of a transformer over flat f32 buffers, each with its exact derivative.
+//!
+//! Written so that the compiler vectorises them: contiguous rows, fixed numbers of accumulators, no
+//! branches inside loops. Every sum has one fixed order, so the same input gives the same bits on every
+//! call and in every thread.
+
+pub mod attention;
+pub mod cross_entropy;
+pub mod math;
+pub mod matmul;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;

@@ -1,0 +1,41 @@
+//! Root mean square normalisation (Zhang and Sennrich 2019, arXiv 1910.07467).
+//!
+//! y = x r w with r = 1 / sqrt(mean(x^2) + eps), per row. With n = x r and g = dy w:
+//! dw = sum over rows of dy n, dx = r (g - n mean(g n)).
+
+use super::math::{dot, simd};
+
+simd! {
+    /// `out (R,C)` and `inverse (R)`, the r of each row, from `x (R,C)` and `weight (C)`.
+    pub fn forward(out: &mut [f32], inverse: &mut [f32], x: &[f32], weight: &[f32], epsilon: f32) {
+        let width = weight.len();
+        for ((out, inverse), x) in out.chunks_exact_mut(width).zip(inverse).zip(x.chunks_exact(width)) {
+            let r = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
+            *inverse = r;
+            for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                *out = x * r * w;
+            }
+        }
+    }
+}
+
+simd! {
+    /// `dx (R,C) +=` and `dweight (C) +=`, from `dy (R,C)` and what [`forward`] saw and left.
+    pub fn backward(dx: &mut [f32], dweight: &mut [f32], dy: &[f32], x: &[f32], inverse: &[f32], weight: &[f32]) {
+        let width = weight.len();
+        let mut g = vec![0.0; width];
+        let rows = dx.chunks_exact_mut(width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(width)).zip(inverse);
+        for (((dx, dy), x), &r) in rows {
+            for ((g, dy), w) in g.iter_mut().zip(dy).zip(weight) {
+                *g = dy * w;
+            }
+            for ((dw, dy), x) in dweight.iter_mut().zip(dy).zip(x) {
+                *dw += dy * (x * r);
+            }
+            let mean = dot(&g, x) * r / width as f32;
+            for ((dx, g), x) in dx.iter_mut().zip(&g).zip(x) {
+                *dx += r * (g - x * r * mean);
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the order of Hugging Face checkpoints:
+//! entry i turns with entry i + D/2 by the angle t * theta^(-2i/D), t the position in the sequence.
+
+use super::math::simd;
+
+/// Cosines and sines for every position.
+pub struct Rope {
+    /// (T, D/2)
+    cos: Vec<f32>,
+    /// (T, D/2)
+    sin: Vec<f32>,
+    half: usize,
+}
+
+/// Which way to turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// By the angle.
+    Forward,
+    /// By its negative: the inverse, and so the backward pass.
+    Backward,
+}
+
+impl Rope {
+    /// Tables for `positions` positions and heads of `head` (even) entries.
+    pub fn new(positions: usize, head: usize, theta: f64) -> Self {
+        let half = head / 2;
+        let angles = || {
+            (0..positions).flat_map(move |t| {
+                (0..half).map(move |i| t as f64 * theta.powf(-(2.0 * i as f64) / head as f64))
+            })
+        };
+        Self {
+            cos: angles().map(|a| a.cos() as f32).collect(),
+            sin: angles().map(|a| a.sin() as f32).collect(),
+            half,
+        }
+    }
+
+    /// Turns the first `heads` heads of each row of `x (rows, width)` in place; row i has position
+    /// i modulo the number of positions.
+    pub fn apply(&self, x: &mut [f32], width: usize, heads: usize, turn: Turn) {
+        let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
+        rotate(x, &self.cos, &self.sin, self.half, width, heads, sign);
+    }
+}
+
+simd! {
+    /// x (rows, width), cos and sin (T, half).
+    fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], half: usize, width: usize, heads: usize, sign: f32) {
+        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half)).cycle();
+        for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
+            for head in row.chunks_exact_mut(2 * half).take(heads) {
+                let (a, b) = head.split_at_mut(half);
+                for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                    let s = s * sign;
+                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_undoes_forth_and_position_zero_stays() {
+        let rope = Rope::new(4, 8, 10_000.0);
+        let before: Vec<f32> = (0..4 * 24).map(|i| (i as f32).sin()).collect();
+        let mut x = before.clone();
+        rope.apply(&mut x, 24, 2, Turn::Forward);
+        assert_eq!(x[..24], before[..24]);
+        assert_eq!(x[24 + 16..48], before[24 + 16..48], "only the first two heads turn");
+        assert!((x[24] - before[24]).abs() > 1e-3);
+        rope.apply(&mut x, 24, 2, Turn::Backward);
+        assert!(x.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+}

@@ -1,0 +1,30 @@
+//! Gated activation (Shazeer 2020, arXiv 2002.05202): y = silu(g) u, silu(g) = g s, s = sigmoid(g).
+//! du = dy silu(g), dg = dy u s (1 + g (1 - s)).
+
+use super::math::{sigmoid, simd};
+
+simd! {
+    /// `out (R,F)` from `x (R,2F)`, whose rows are g and then u.
+    pub fn forward(out: &mut [f32], x: &[f32], width: usize) {
+        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(2 * width)) {
+            let (g, u) = x.split_at(width);
+            for ((out, g), u) in out.iter_mut().zip(g).zip(u) {
+                *out = g * sigmoid(*g) * u;
+            }
+        }
+    }
+}
+
+simd! {
+    /// `dx (R,2F)` from `dy (R,F)` and the input of [`forward`].
+    pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], width: usize) {
+        for ((dx, dy), x) in dx.chunks_exact_mut(2 * width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(2 * width)) {
+            let ((dg, du), (g, u)) = (dx.split_at_mut(width), x.split_at(width));
+            for ((((dg, du), dy), g), u) in dg.iter_mut().zip(du).zip(dy).zip(g).zip(u) {
+                let s = sigmoid(*g);
+                *du = dy * g * s;
+                *dg = dy * u * s * (1.0 + g * (1.0 - s));
+            }
+        }
+    }
+}

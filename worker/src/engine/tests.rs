@@ -1,0 +1,261 @@
+//! The whole engine against candle's autograd, against finite differences and against itself.
+
+use bistro_api::run::{Model, Preset, Training};
+use bistro_protocol::tensors::Tensors;
+use candle_core::{DType, Device};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::{Engine, Error, Optimizer, Work, model::reference};
+
+fn preset(preset: Preset) -> Model {
+    Model { preset: Some(preset), config: None }
+}
+
+/// Grouped queries, heads that do not fill the width, an odd vocabulary.
+fn grouped() -> Model {
+    let config = json!({
+        "model_type": "llama", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61, "rms_norm_eps": 1e-5,
+    });
+    Model { preset: None, config: Some(config) }
+}
+
+/// Sequences with some structure, the same on every run.
+fn sequences(n: usize, length: usize, vocabulary: u32) -> Vec<Vec<u32>> {
+    let token = |s: usize, t: usize| ((s * 31 + t * t * 7 + t / 3) as u32).wrapping_mul(2_654_435_761) % vocabulary;
+    (0..n).map(|s| (0..=length).map(|t| token(s, t)).collect()).collect()
+}
+
+/// First parameters with norms moved away from 1 and larger embeddings, so that no gradient is tiny.
+fn parameters(engine: &Engine) -> Tensors {
+    let mut i = 0u32;
+    engine.initial(7).expect("initial").map(|x| {
+        i = i.wrapping_add(1);
+        let wobble = (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 24) as f32 - 0.5;
+        if x == 1.0 { 1.0 + 0.5 * wobble } else { x + 0.02 * wobble }
+    })
+}
+
+fn training(batch: u32, steps: u32) -> Training {
+    let value = json!({"learningRate": "3e-3", "batchSequences": batch, "innerSteps": steps});
+    serde_json::from_value(value).expect("well formed")
+}
+
+fn train(engine: &mut Engine, base: &Tensors, sequences: &[Vec<u32>], training: &Training, optimizer: &mut Optimizer) -> super::Trained {
+    let work = Work { base, sequences, training, windows: 0 };
+    engine.train(&work, optimizer, &CancellationToken::new(), |_| ()).expect("trains")
+}
+
+/// 1 - cos and relative distance of two vectors.
+fn difference(a: &[f32], b: &[f32]) -> (f64, f64) {
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
+    let minus: Vec<f32> = a.iter().zip(b).map(|(x, y)| x - y).collect();
+    (1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt(), (dot(&minus, &minus) / dot(b, b)).sqrt())
+}
+
+#[test]
+fn every_gradient_equals_candle_s_in_double_precision() {
+    for (model, length, n) in [(preset(Preset::Test), 80, 3), (grouped(), 150, 2), (preset(Preset::Tiny), 40, 2)] {
+        let mut engine = Engine::new(&model, 61, length, 1).expect("fits");
+        let parameters = parameters(&engine);
+        let sequences = sequences(n, length as usize, 61);
+        let (loss, gradient) = engine.gradient(&parameters, &sequences).expect("computes");
+        let (wanted_loss, wanted) =
+            reference::gradient(engine.config(), &parameters, &sequences, DType::F64, &Device::Cpu).expect("reference");
+        assert!((loss - wanted_loss).abs() < 1e-6 * wanted_loss, "loss {loss} instead of {wanted_loss}");
+        assert!(gradient.same_schema(&wanted));
+        for (ours, theirs) in gradient.iter().zip(&wanted) {
+            assert!(ours.data.iter().all(|x| x.is_finite()), "{}", ours.name);
+            assert!(ours.data.iter().any(|x| *x != 0.0), "{} gets no gradient", ours.name);
+            let (angle, distance) = difference(&ours.data, &theirs.data);
+            assert!(angle < 1e-8 && distance < 1e-5, "{}: 1 - cos {angle:e}, distance {distance:e}", ours.name);
+        }
+        assert!((engine.loss(&parameters, &sequences).expect("computes") - loss).abs() < 1e-12);
+    }
+}
+
+/// Along the gradient of one tensor the loss changes by its squared norm: independent of any autograd.
+#[test]
+fn every_gradient_equals_central_differences() {
+    let mut engine = Engine::new(&grouped(), 61, 24, 1).expect("fits");
+    let parameters = parameters(&engine);
+    let sequences = sequences(2, 24, 61);
+    let (_, gradient) = engine.gradient(&parameters, &sequences).expect("computes");
+    for tensor in &gradient {
+        let norm = Tensors::new(vec![tensor.clone()]).expect("one tensor").norm();
+        let mut at = |step: f64| {
+            let mut moved = parameters.clone();
+            for (name, data) in parameters.iter().map(|t| &t.name).zip(moved.data_mut()) {
+                if *name == tensor.name {
+                    data.iter_mut().zip(&tensor.data).for_each(|(x, g)| *x += (step / norm * f64::from(*g)) as f32);
+                }
+            }
+            engine.loss(&moved, &sequences).expect("computes")
+        };
+        let mut slope = |step: f64| (at(step) - at(-step)) / (2.0 * step);
+        // Richardson's extrapolation removes the third derivative, which is large for the embedding.
+        let measured = (4.0 * slope(5e-3) - slope(1e-2)) / 3.0;
+        assert!((measured / norm - 1.0).abs() < 5e-3, "{}: {measured} instead of {norm}", tensor.name);
+    }
+}
+
+#[test]
+fn an_untrained_model_is_as_good_as_guessing() {
+    for kind in [Preset::Test, Preset::Tiny] {
+        let mut engine = Engine::new(&preset(kind), 256, 64, 1).expect("fits");
+        let base = engine.initial(42).expect("initial");
+        let loss = engine.loss(&base, &sequences(4, 64, 256)).expect("computes");
+        assert!((loss - 256f64.ln()).abs() < 0.3, "{loss}");
+    }
+}
+
+#[test]
+fn training_learns_a_text_by_heart() {
+    let text = b"It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of ";
+    let mut engine = Engine::new(&preset(Preset::Test), 256, 64, 1).expect("fits");
+    let base = engine.initial(1).expect("initial");
+    let sequences: Vec<Vec<u32>> = (0..4).map(|i| text[8 * i..8 * i + 65].iter().map(|b| u32::from(*b)).collect()).collect();
+    let steps: Vec<Vec<u32>> = (0..150).flat_map(|_| sequences.clone()).collect();
+    let mut optimizer = Optimizer::fresh();
+    let trained = train(&mut engine, &base, &steps, &training(4, 150), &mut optimizer);
+    assert_eq!((trained.tokens, optimizer.steps()), (4 * 64 * 150, 150));
+    let loss = engine.loss(&trained.parameters, &sequences).expect("computes");
+    assert!(loss < 0.1, "{loss}");
+}
+
+#[test]
+fn the_number_of_threads_changes_no_bit() {
+    let sequences = sequences(7, 256, 256);
+    let outcome = |threads: usize| {
+        let mut engine = Engine::new(&preset(Preset::Test), 256, 256, threads).expect("fits");
+        let base = engine.initial(3).expect("initial");
+        let (loss, gradient) = engine.gradient(&base, &sequences).expect("computes");
+        let only_loss = engine.loss(&base, &sequences).expect("computes");
+        let trained = train(&mut engine, &base, &sequences, &training(7, 1), &mut Optimizer::fresh());
+        (loss.to_bits(), only_loss.to_bits(), gradient.digest(), trained.parameters.digest(), trained.loss.to_bits())
+    };
+    let one = outcome(1);
+    assert_eq!(one, outcome(1));
+    assert_eq!(one, outcome(2));
+    assert_eq!(one, outcome(3));
+}
+
+#[test]
+fn the_mean_over_many_sequences_is_the_mean_of_the_parts() {
+    let mut engine = Engine::new(&preset(Preset::Test), 256, 128, 1).expect("fits");
+    let base = engine.initial(3).expect("initial");
+    let all = sequences(10, 128, 256);
+    let (loss, gradient) = engine.gradient(&base, &all).expect("computes");
+    let parts: Vec<_> = all.chunks(2).map(|part| engine.gradient(&base, part).expect("computes")).collect();
+    assert!((loss - parts.iter().map(|p| p.0).sum::<f64>() / 5.0).abs() < 1e-6);
+    for (i, tensor) in gradient.iter().enumerate() {
+        let mean: Vec<f32> = (0..tensor.data.len())
+            .map(|j| parts.iter().map(|p| p.1.iter().nth(i).expect("same schema").data[j]).sum::<f32>() / 5.0)
+            .collect();
+        assert!(difference(&tensor.data, &mean).1 < 1e-5, "{}", tensor.name);
+    }
+}
+
+#[test]
+fn moments_saved_and_loaded_in_the_middle_change_no_bit() {
+    let mut engine = Engine::new(&preset(Preset::Test), 256, 32, 1).expect("fits");
+    let base = engine.initial(5).expect("initial");
+    let all = sequences(12, 32, 256);
+    let mut whole = Optimizer::fresh();
+    let at_once = train(&mut engine, &base, &all, &training(2, 6), &mut whole);
+    let mut optimizer = Optimizer::fresh();
+    let half = train(&mut engine, &base, &all[..6], &training(2, 3), &mut optimizer);
+    let mut optimizer = Optimizer::from_bytes(&optimizer.to_bytes().expect("saves")).expect("loads");
+    let rest = train(&mut engine, &half.parameters, &all[6..], &training(2, 3), &mut optimizer);
+    assert_eq!(rest.parameters.digest(), at_once.parameters.digest());
+    assert_eq!(optimizer, whole);
+}
+
+#[test]
+fn fresh_moments_ignore_the_past() {
+    let mut engine = Engine::new(&preset(Preset::Test), 256, 32, 1).expect("fits");
+    let base = engine.initial(5).expect("initial");
+    let all = sequences(2, 32, 256);
+    let mut training = training(2, 1);
+    let mut used = Optimizer::fresh();
+    let first = train(&mut engine, &base, &all, &training, &mut used);
+    let kept = train(&mut engine, &base, &all, &training, &mut used.clone());
+    training.inner_optimizer = bistro_api::run::InnerOptimizer::Fresh;
+    let fresh = train(&mut engine, &base, &all, &training, &mut used);
+    assert_eq!(fresh, first);
+    assert_ne!(fresh, kept);
+}
+
+#[test]
+fn a_cancelled_window_leaves_the_moments_alone() {
+    let mut engine = Engine::new(&preset(Preset::Test), 256, 32, 1).expect("fits");
+    let base = engine.initial(5).expect("initial");
+    let (all, training, cancelled) = (sequences(8, 32, 256), training(2, 4), CancellationToken::new());
+    let mut optimizer = Optimizer::fresh();
+    let mut seen = Vec::new();
+    let work = Work { base: &base, sequences: &all, training: &training, windows: 0 };
+    let outcome = engine.train(&work, &mut optimizer, &cancelled, |step| {
+        seen.push(step.number);
+        if step.number == 2 {
+            cancelled.cancel();
+        }
+    });
+    assert!(matches!(outcome, Err(Error::Cancelled)));
+    assert_eq!((seen, optimizer), (vec![1, 2], Optimizer::fresh()));
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let mut engine = Engine::new(&preset(Preset::Test), 256, 8, 1).expect("fits");
+    let base = engine.initial(5).expect("initial");
+    let good = sequences(1, 8, 256);
+    let error = |result: Result<(f64, Tensors), Error>| result.expect_err("does not fit").to_string();
+    assert_eq!(error(engine.gradient(&base, &[])), "got 0 sequences but training needs 1");
+    assert_eq!(error(engine.gradient(&base, &[good[0].clone(), vec![0; 8]])), "sequence 1 does not fit: needs 9 tokens below 256");
+    assert_eq!(error(engine.gradient(&base, &[vec![256; 9]])), "sequence 0 does not fit: needs 9 tokens below 256");
+    assert!(error(engine.gradient(&Tensors::default(), &good)).starts_with("tensors do not fit the model"));
+
+    let mut broken = base.clone();
+    broken.data_mut().nth(3).expect("tensors")[5] = f32::INFINITY;
+    let name = base.iter().nth(3).expect("tensors").name.clone();
+    assert_eq!(error(engine.gradient(&broken, &good)), format!("parameter of {name:?} is not finite"));
+    assert!(engine.loss(&broken, &good).is_err());
+}
+
+/// `cargo test --release --workspace -- --ignored --nocapture bench_training`
+#[test]
+#[ignore = "a benchmark"]
+fn bench_training() {
+    let (length, batch, steps) = (128, 8, 20);
+    let all = sequences((batch * steps) as usize, length as usize, 256);
+    for threads in [1, 2] {
+        let mut engine = Engine::new(&preset(Preset::Tiny), 256, length, threads).expect("fits");
+        let base = engine.initial(1).expect("initial");
+        let mut speeds: Vec<f64> = (0..3)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                let trained = train(&mut engine, &base, &all, &training(batch, steps), &mut Optimizer::fresh());
+                trained.tokens as f64 / start.elapsed().as_secs_f64()
+            })
+            .collect();
+        speeds.sort_by(f64::total_cmp);
+        println!("BENCH engine.train model=tiny sequence_length={length} tokens_per_second={:.0} threads={threads}", speeds[1]);
+    }
+}
+
+/// The same gradients by candle's autograd, for comparison.
+#[test]
+#[ignore = "a benchmark"]
+fn bench_candle() {
+    let (length, batch) = (128, 8);
+    let all = sequences(3 * batch as usize, length as usize, 256);
+    let engine = Engine::new(&preset(Preset::Tiny), 256, length, 1).expect("fits");
+    let base = engine.initial(1).expect("initial");
+    let start = std::time::Instant::now();
+    for batch in all.chunks(batch as usize) {
+        reference::gradient(engine.config(), &base, batch, DType::F32, &Device::Cpu).expect("reference");
+    }
+    let speed = f64::from(3 * batch * length) / start.elapsed().as_secs_f64();
+    println!("BENCH engine.candle model=tiny sequence_length={length} tokens_per_second={speed:.0}");
+}

@@ -1,0 +1,116 @@
+//! The pod contract, read once at the edge: variables, folders, and the settings file.
+
+use std::{path::PathBuf, str::FromStr};
+
+use bistro_api::{Settings, digest::run_digest};
+use bistro_protocol::clock::Clock;
+
+use crate::{failure::Failure, files};
+
+/// Largest settings file; a free-form model configuration has a few kilobytes.
+const MAX_SETTINGS: u64 = 1 << 20;
+
+/// What the pod says; see the table in `bistro-worker --help`.
+#[derive(Clone, Debug)]
+pub struct Environment {
+    /// BISTRO_SETTINGS: the settings file.
+    pub settings: PathBuf,
+    /// BISTRO_SECRETS: folders `wallet` and `bucket`.
+    pub secrets: PathBuf,
+    /// BISTRO_STATE: the one folder that outlives the process.
+    pub state: PathBuf,
+    /// BISTRO_HTTP: address of `/metrics`, `/status`, `/healthz` and `/readyz`.
+    pub http: String,
+    /// BISTRO_THREADS: size of every thread pool.
+    pub threads: usize,
+    /// BISTRO_ORDINAL: which replica this is; it signs with hotkey number so.
+    pub ordinal: u32,
+    /// BISTRO_STDIN=watch: stop when standard input closes, so that a worker never outlives `bistro up`.
+    pub watch_stdin: bool,
+}
+
+impl Environment {
+    /// Reads the variables; a wrong one is named.
+    pub fn from_variables() -> Result<Self, Failure> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let environment = Self {
+            settings: text("BISTRO_SETTINGS", "/etc/bistro/settings.yaml").into(),
+            secrets: text("BISTRO_SECRETS", "/run/bistro/secrets").into(),
+            state: text("BISTRO_STATE", "/var/lib/bistro").into(),
+            http: text("BISTRO_HTTP", "0.0.0.0:8080"),
+            threads: number("BISTRO_THREADS", cores)?,
+            ordinal: number("BISTRO_ORDINAL", 0)?,
+            watch_stdin: text("BISTRO_STDIN", "") == "watch",
+        };
+        if environment.threads == 0 {
+            return Err(Failure::Permanent("BISTRO_THREADS must be at least 1".into()));
+        }
+        Ok(environment)
+    }
+
+    /// Reads and checks the settings file.
+    pub fn read_settings(&self) -> Result<Settings, Failure> {
+        let path = self.settings.display();
+        let bytes = files::read_bounded(&self.settings, MAX_SETTINGS).map_err(Failure::permanent)?;
+        let bytes = bytes.ok_or_else(|| Failure::Permanent(format!("{path} does not exist: set BISTRO_SETTINGS")))?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| Failure::Permanent(format!("{path} is not UTF-8 text")))?;
+        let settings: Settings = serde_yaml::from_str(text)
+            .map_err(|e| Failure::Permanent(format!("{path}: {}", crate::failure::chain(&e))))?;
+        check(&settings).map_err(|line| Failure::Permanent(format!("{path}: {line}")))?;
+        Ok(settings)
+    }
+}
+
+/// What a schema cannot say, or what a file written by hand may get wrong.
+fn check(settings: &Settings) -> Result<(), String> {
+    let Settings { run, chain, scoring, .. } = settings;
+    Clock::new(&run.schedule).map_err(|e| e.to_string())?;
+    let sequences = u64::from(run.dataset.pages_per_window) * u64::from(run.dataset.page_sequences);
+    let steps = u64::from(run.training.batch_sequences) * u64::from(run.training.inner_steps);
+    if sequences != steps || sequences == 0 {
+        return Err(format!(
+            "run: pagesPerWindow * pageSequences is {sequences} and batchSequences * innerSteps is {steps}: make them equal"
+        ));
+    }
+    let Some(cosine) = &run.mechanism.cosine else {
+        return Err("run.mechanism: name exactly one mechanism: cosine".into());
+    };
+    if cosine.residual_decay.value() != 0.0 {
+        return Err("run.mechanism.cosine.residualDecay: only \"0\" works: progress that is not published is dropped".into());
+    }
+    if run.merge.rule.mean.is_none() {
+        return Err("run.merge.rule: name exactly one rule: mean".into());
+    }
+    if run.from.seed.is_none() {
+        return Err("run.from: name a seed: a run cannot start from another base yet".into());
+    }
+    if chain.endpoints.is_empty() {
+        return Err("chain.endpoints: name at least one, for example ws://subtensor:9944".into());
+    }
+    let average = scoring.moving_average.value();
+    if !(0.0..1.0).contains(&average) {
+        return Err(format!("scoring.movingAverage: {average} is not in [0, 1): 0.9 is usual"));
+    }
+    if scoring.power.value() <= 0.0 {
+        return Err("scoring.power: must be above 0; 3 is usual".into());
+    }
+    Ok(())
+}
+
+/// Digest of the agreement in `settings`.
+pub fn digest_of(settings: &Settings) -> [u8; 32] {
+    run_digest(&settings.run)
+}
+
+fn text(name: &str, default: &str) -> String {
+    std::env::var(name).ok().filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned())
+}
+
+fn number<T: FromStr>(name: &str, default: T) -> Result<T, Failure> {
+    match std::env::var(name) {
+        Ok(value) if !value.is_empty() => {
+            value.parse().map_err(|_| Failure::Permanent(format!("{name}={value:?} is not a whole number")))
+        }
+        _ => Ok(default),
+    }
+}

@@ -1,0 +1,194 @@
+//! Following: from manifest to manifest, from base to base. Every role does it, the averager too.
+
+use bistro_api::status::{Phase, WindowRecord};
+use bistro_protocol::{
+    artifact,
+    check::{Commit, Verdict},
+    hotkey::Hotkey,
+    manifest::{Manifest, ManifestError},
+    mechanism::cosine,
+    object::{self, Hex32, Kind},
+    slice::Slice,
+    tensors::Tensors,
+};
+
+use crate::{failure::Failure, node::Node, state::SavedBase};
+
+/// How often a manifest that is not there yet is asked for.
+const POLL: std::time::Duration = std::time::Duration::from_millis(250);
+/// After so long the wait is worth a line.
+const SPEAK_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// A node's place in the history of the run.
+pub struct Follower {
+    /// The base before `window`.
+    pub base: Tensors,
+    /// Its digest.
+    pub digest: [u8; 32],
+    /// The first window whose manifest was not followed yet.
+    pub window: u64,
+    /// Digest of the manifest before; zeros for the first window.
+    pub previous: [u8; 32],
+}
+
+/// A manifest that was followed.
+pub struct Followed {
+    /// Its window.
+    pub window: u64,
+    /// What it says.
+    pub manifest: Manifest,
+}
+
+impl Follower {
+    /// Goes on from the state on disk, or starts with the first base of the run.
+    pub async fn start(node: &Node) -> Result<Self, Failure> {
+        let saved = match node.state.newest_base()? {
+            Some(saved) => saved,
+            None => {
+                let seed = node.settings.run.from.seed.expect("checked when the settings were read");
+                let base = node.compute(move |engine| engine.initial(seed)).await?;
+                SavedBase { window: node.settings.run.start_window, previous: [0; 32], base }
+            }
+        };
+        let SavedBase { window, previous, base } = saved;
+        let follower = Self { digest: base.digest(), base, window, previous };
+        node.state.save_base(&follower.saved())?;
+        follower.show(node, None);
+        Ok(follower)
+    }
+
+    fn saved(&self) -> SavedBase {
+        SavedBase { window: self.window, previous: self.previous, base: self.base.clone() }
+    }
+
+    /// Waits for the manifest of this window and follows it: checks, moves the base, compares digests, saves.
+    pub async fn follow(&mut self, node: &Node) -> Result<Followed, Failure> {
+        let (averager, bytes) = self.manifest_of_this_window(node).await?;
+        let opened = object::open::<Manifest>(&node.agreement, &averager, self.window, Kind::Manifest, &bytes);
+        let opened = opened.map_err(|verdict| self.unusable(&averager, verdict))?;
+        opened.body.check(self.window, self.previous, self.digest)?;
+        if let Some(blocks) = opened.body.blocks {
+            let reveal = node.block_hash(node.clock.reveal(self.window)).await?;
+            if blocks.reveal != Hex32(reveal) {
+                let what = "its reveal block is not the chain's";
+                return Err(ManifestError::Contradiction { window: self.window, what }.into());
+            }
+        }
+        if let Some(aggregate) = opened.body.aggregate {
+            let merged = self.aggregate(node, &averager, aggregate).await?;
+            let slice = node.slice(self.window, &self.base).await?;
+            self.step(node, &slice, &merged);
+        }
+        self.advance(node, opened.body, opened.digest)
+    }
+
+    /// Moves the base by a merged slice.
+    pub fn step(&mut self, node: &Node, slice: &Slice, merged: &Tensors) {
+        cosine::outer_step(&mut self.base, slice, merged, node.cosine(), &node.settings.run.training);
+        self.digest = self.base.digest();
+    }
+
+    /// Ends the window: the base is the promised one, or nobody goes on from here.
+    pub fn advance(&mut self, node: &Node, manifest: Manifest, digest: [u8; 32]) -> Result<Followed, Failure> {
+        let window = self.window;
+        manifest.verify(window, self.digest)?;
+        (self.window, self.previous) = (window + 1, digest);
+        node.state.save_base(&self.saved())?;
+        node.telemetry.status.update(|status| {
+            let record = status.history.iter_mut().find(|r| r.window == window);
+            if let Some(record) = record {
+                record.admitted = manifest.admitted.len() as u32;
+            }
+        });
+        self.show(node, None);
+        tracing::info!(window, admitted = manifest.admitted.len(), base = %hex::encode(&self.digest[..6]), "followed");
+        Ok(Followed { window, manifest })
+    }
+
+    /// Measures the base on the held-out pages and shows it.
+    pub async fn measure(&self, node: &Node) -> Result<f64, Failure> {
+        let sequences = node.sequences(&node.pages.displayed()).await?;
+        let base = self.base.clone();
+        let loss = node.compute(move |engine| engine.loss(&base, &sequences)).await?;
+        node.telemetry.metrics.loss.set(loss);
+        self.show(node, Some(loss));
+        Ok(loss)
+    }
+
+    /// Puts the base before this window into status and history.
+    fn show(&self, node: &Node, loss: Option<f64>) {
+        let digest = hex::encode(self.digest);
+        node.telemetry.status.update(|status| {
+            status.base_window = Some(self.window);
+            status.base_digest = Some(digest.clone());
+            status.held_out_loss = loss.or(status.held_out_loss);
+        });
+        let admitted = 0;
+        node.telemetry.status.record(WindowRecord { window: self.window, base_digest: digest, held_out_loss: loss, admitted });
+    }
+
+    async fn manifest_of_this_window(&self, node: &Node) -> Result<(Hotkey, Vec<u8>), Failure> {
+        // Nothing can be there before the uploads of the window are closed.
+        node.reached(node.clock.uploads_close(self.window)).await?;
+        let asked = std::time::Instant::now();
+        loop {
+            let averager = averager_of(node, self.window).await?;
+            if let Some(averager) = averager
+                && let Some(found) = node.manifest_bytes(&averager, self.window).await?
+            {
+                node.telemetry.message("");
+                return Ok((averager, found.bytes.to_vec()));
+            }
+            if asked.elapsed() > SPEAK_AFTER {
+                let by = averager.map_or("the subnet's averager, which has no hotkey yet".to_owned(), |a| a.ss58());
+                node.telemetry.message(format!("waits for the manifest of window {} by {by}", self.window));
+                node.telemetry.phase(Phase::Waiting);
+            }
+            node.pause(POLL).await?;
+        }
+    }
+
+    fn unusable(&self, averager: &Hotkey, verdict: Verdict) -> Failure {
+        let window = self.window;
+        Failure::Permanent(match verdict {
+            Verdict::RunMismatch => format!(
+                "run-mismatch: the manifest of window {window} follows another agreement than this node: apply the same Subnet everywhere"
+            ),
+            other => format!("the manifest of window {window} by {averager} is {other}: nobody can follow it"),
+        })
+    }
+
+    async fn aggregate(&self, node: &Node, averager: &Hotkey, digest: Hex32) -> Result<Tensors, Failure> {
+        let shape = node.work_shape(&self.base);
+        let key = node.key(averager, self.window, Kind::Aggregate);
+        let found = node.bucket.get(&key, artifact::max_bytes(&shape)).await?;
+        // The manifest is stored after the aggregate: a bucket that has one but not yet the other catches up.
+        let bytes = found.ok_or_else(|| Failure::Transient(format!("{key} is not in the bucket yet")))?.bytes;
+        let fault = |what: &'static str| Failure::from(ManifestError::Contradiction { window: self.window, what });
+        if Commit::of(&bytes).digest != digest {
+            return Err(fault("its aggregate has another digest"));
+        }
+        let aggregate = artifact::decode(&bytes).map_err(|_| fault("its aggregate is unreadable"))?;
+        let fits = aggregate.is_signed_by(averager)
+            && aggregate.agreement == node.agreement
+            && aggregate.window == self.window
+            && aggregate.base == self.digest
+            && aggregate.kind == Kind::Aggregate as u8
+            && aggregate.tensors.len() == shape.len()
+            && aggregate.tensors.iter().zip(&shape).all(|(t, (name, shape))| t.name == *name && t.shape == *shape)
+            && aggregate.tensors.all_finite();
+        if fits { Ok(aggregate.tensors) } else { Err(fault("its aggregate is not this window's")) }
+    }
+}
+
+/// Whose manifest counts for `window`: the term that holds, else the subnet owner's hotkey as of now.
+pub async fn averager_of(node: &Node, window: u64) -> Result<Option<Hotkey>, Failure> {
+    let terms = node.settings.averagers.iter().filter(|t| t.from_window <= window);
+    if let Some(term) = terms.max_by_key(|t| t.from_window) {
+        let hotkey = Hotkey::from_ss58(&term.hotkey);
+        return hotkey.map(Some).map_err(|e| Failure::Permanent(format!("averagers: {e}")));
+    }
+    let owner = node.chain.owner_hotkey(node.settings.netuid, node.head().hash).await?;
+    // The chain's default account: the owner has named none.
+    Ok((owner != [0; 32]).then_some(Hotkey(owner)))
+}

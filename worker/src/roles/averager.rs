@@ -1,0 +1,172 @@
+//! The averager: collect, check, merge, sign the manifest. It has the order of inclusion in its hands and
+//! nothing else: it cannot forge work, pay or bits.
+
+use std::collections::BTreeMap;
+
+use bistro_api::status::Phase;
+use bistro_protocol::{
+    artifact,
+    check::{Commit, Verdict},
+    manifest::{Blocks, Entry, Manifest},
+    merge::merge,
+    object::{self, Bits64, Hex32, Kind, Opened},
+    slice::Slice,
+    tensors::Tensors,
+};
+
+use super::Loop;
+use crate::{
+    collect::{Collected, collect},
+    facts::Facts,
+    failure::Failure,
+    follow::{Follower, averager_of},
+    node::Node,
+};
+
+/// Kinds of files that are kept for the current window only.
+const KEPT: [&str; 4] = ["base", "manifest", "aggregate", "facts"];
+/// A run whose start lies further back than this and has no manifest is too late to begin.
+const LATEST_START: u64 = 100;
+
+/// An averager between two windows.
+pub struct Averager<'a> {
+    node: &'a Node,
+    follower: Follower,
+}
+
+impl<'a> Loop<'a> for Averager<'a> {
+    async fn start(node: &'a Node) -> Result<Self, Failure> {
+        let follower = Follower::start(node).await?;
+        let averager = Self { node, follower };
+        averager.refuse_a_late_start().await?;
+        Ok(averager)
+    }
+
+    /// One window: follows a manifest that is there already, else issues it.
+    async fn window(&mut self) -> Result<(), Failure> {
+        let node = self.node;
+        let window = self.follower.window;
+        if node.head().number < node.clock.reveal(window) {
+            self.follower.measure(node).await?;
+        }
+        node.telemetry.phase(Phase::Waiting);
+        // Read at once: the chain forgets the state of a window's first block.
+        let facts = node.facts(window).await?;
+        node.reached(node.clock.uploads_close(window)).await?;
+        if averager_of(node, window).await? != Some(node.hotkey) {
+            node.telemetry.message(format!("is not the averager of window {window}: follows until its term begins"));
+            self.follower.follow(node).await?;
+        } else if node.manifest_bytes(&node.hotkey, window).await?.is_some() {
+            node.telemetry.phase(Phase::Following);
+            self.follower.follow(node).await?;
+        } else {
+            self.issue(facts).await?;
+        }
+        self.node.state.forget_before(&KEPT, window)
+    }
+}
+
+impl Averager<'_> {
+    /// Issues the manifest of the window and follows it.
+    async fn issue(&mut self, facts: Option<Facts>) -> Result<(), Failure> {
+        let node = self.node;
+        let window = self.follower.window;
+        node.telemetry.phase(Phase::Merging);
+        if node.state.read_of("manifest", window)?.is_none() {
+            self.prepare(facts).await?;
+        }
+        let node = self.node;
+        let bytes = node.state.read_of("manifest", window)?;
+        let bytes = bytes.ok_or_else(|| Failure::Transient("the manifest vanished from the state folder".into()))?;
+        let opened: Opened<Manifest> = object::open(&node.agreement, &node.hotkey, window, Kind::Manifest, &bytes)
+            .map_err(|v| Failure::Permanent(format!("the manifest of window {window} in the state folder is {v}: delete it")))?;
+        // The aggregate first: whoever sees the manifest finds it.
+        if let Some(aggregate) = node.state.read_of("aggregate", window)?.filter(|_| opened.body.aggregate.is_some()) {
+            node.publish(window, Kind::Aggregate, aggregate).await?;
+        }
+        node.publish(window, Kind::Manifest, bytes).await?;
+        let admitted = opened.body.admitted.len();
+        self.follower.follow(node).await?;
+        self.node.telemetry.status.update(|s| s.windows += 1);
+        tracing::info!(window, admitted, "issued the manifest");
+        Ok(())
+    }
+
+    /// Collects and merges, and puts aggregate and manifest on disk, in this order.
+    async fn prepare(&self, facts: Option<Facts>) -> Result<(), Failure> {
+        let node = self.node;
+        let window = self.follower.window;
+        let manifest = match facts {
+            Some(facts) => {
+                let collected = collect(node, &facts, &self.follower.base, self.follower.digest).await?;
+                count(node, &collected);
+                self.merged(&facts, collected).await?
+            }
+            None => {
+                tracing::warn!(window, "the chain forgot the state of this window: its manifest is empty");
+                Manifest::empty(self.follower.previous, self.follower.digest)
+            }
+        };
+        let bytes = object::seal(&node.agreement, window, Kind::Manifest, node.wallet.keypair(), &manifest);
+        node.state.write_of("manifest", window, &bytes)
+    }
+
+    /// Merges what was accepted and writes the aggregate.
+    async fn merged(&self, facts: &Facts, collected: Collected) -> Result<Manifest, Failure> {
+        let node = self.node;
+        let window = facts.window;
+        let reveal = node.block_hash(node.clock.reveal(window)).await?;
+        let entries = collected.works.iter().map(|work| Entry {
+            uid: work.uid,
+            hotkey: work.hotkey,
+            verdict: work.verdict(),
+            artifact: work.artifact(),
+        });
+        let mut manifest = Manifest {
+            blocks: Some(Blocks { start: facts.start, reveal: Hex32(reveal) }),
+            neurons: entries.collect(),
+            median_norm: collected.median_norm.map(Bits64),
+            ..Manifest::empty(self.follower.previous, self.follower.digest)
+        };
+        let admitted: BTreeMap<u16, &Tensors> =
+            collected.works.iter().filter_map(|w| Some((w.uid, w.outcome.as_ref().ok()?))).collect();
+        let works: Vec<&Tensors> = admitted.values().copied().collect();
+        if let Some(merged) = merge(&node.settings.run.merge.rule, &works) {
+            manifest.admitted = admitted.into_keys().collect();
+            let slice = node.slice(window, &self.follower.base).await?;
+            manifest.base_after = Hex32(self.base_after(&slice, &merged));
+            let (keypair, base) = (node.wallet.keypair(), self.follower.digest);
+            let file = artifact::encode(&node.agreement, window, Kind::Aggregate, keypair, base, &merged);
+            manifest.aggregate = Some(Commit::of(&file).digest);
+            node.state.write_of("aggregate", window, &file)?;
+        }
+        Ok(manifest)
+    }
+
+    fn base_after(&self, slice: &Slice, merged: &Tensors) -> [u8; 32] {
+        let mut base = self.follower.base.clone();
+        let run = &self.node.settings.run;
+        bistro_protocol::mechanism::cosine::outer_step(&mut base, slice, merged, self.node.cosine(), &run.training);
+        base.digest()
+    }
+
+    async fn refuse_a_late_start(&self) -> Result<(), Failure> {
+        let node = self.node;
+        let (start, now) = (node.settings.run.start_window, node.clock.window_of(node.head().number));
+        let first = self.follower.window == start && node.manifest_bytes(&node.hotkey, start).await?.is_none();
+        if first && now > start + LATEST_START {
+            return Err(Failure::Permanent(format!(
+                "run.startWindow {start} lies {} windows back and no manifest exists: set it to {} under a higher run id",
+                now - start,
+                now + 2
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn count(node: &Node, collected: &Collected) {
+    for work in collected.works.iter().filter(|w| w.verdict() != Verdict::NoCommit) {
+        super::count_verdict(node, work.verdict());
+    }
+}

@@ -1,0 +1,191 @@
+//! The miner: train on own pages, commit, publish, follow.
+
+use bistro_api::{run::InnerOptimizer, status::Phase};
+use bistro_protocol::{
+    artifact,
+    check::Commit,
+    object::{self, Kind},
+    seed,
+    tensors::Tensors,
+};
+
+use super::Loop;
+use crate::{
+    engine::{Error, Optimizer, Step, Work},
+    facts::Facts,
+    failure::Failure,
+    follow::{Followed, Follower},
+    node::Node,
+};
+
+/// Kinds of files that are kept for the current window only.
+const KEPT: [&str; 4] = ["base", "artifact", "optimizer", "facts"];
+
+/// A miner between two windows.
+pub struct Miner<'a> {
+    node: &'a Node,
+    follower: Follower,
+}
+
+impl<'a> Loop<'a> for Miner<'a> {
+    async fn start(node: &'a Node) -> Result<Self, Failure> {
+        let follower = Follower::start(node).await?;
+        Ok(Self { node, follower })
+    }
+
+    /// One window. Any step can be repeated: after a fault or a restart it goes on with the same bytes.
+    async fn window(&mut self) -> Result<(), Failure> {
+        let window = self.follower.window;
+        if let Some(facts) = self.workable(window).await?
+            && let Some(artifact) = self.artifact(&facts).await?
+        {
+            self.publish(window, artifact).await?;
+        }
+        let followed = self.follow().await?;
+        self.node.state.forget_before(&KEPT, window)?;
+        self.note_verdict(&followed);
+        Ok(())
+    }
+}
+
+impl Miner<'_> {
+    /// The facts of `window` if there is still time to work in it; otherwise it can only be followed.
+    async fn workable(&self, window: u64) -> Result<Option<Facts>, Failure> {
+        let node = self.node;
+        let closed = node.clock.commits_close(window);
+        if node.head().number >= closed {
+            node.telemetry.phase(Phase::Following);
+            return Ok(None);
+        }
+        // Before the window starts there is time to look at the base that it starts with.
+        self.follower.measure(node).await?;
+        let facts = node.facts(window).await?;
+        let uid = facts.as_ref().and_then(|f| f.uid_of(&node.hotkey));
+        if uid.is_none() {
+            node.telemetry.message(format!("was not registered when window {window} started: works from the next one on"));
+        }
+        Ok(facts.filter(|_| uid.is_some()))
+    }
+
+    /// The signed work of this window: from disk after a restart, else by training. `None` if time ran out.
+    async fn artifact(&mut self, facts: &Facts) -> Result<Option<Vec<u8>>, Failure> {
+        let node = self.node;
+        let window = facts.window;
+        if let Some(artifact) = node.state.read_of("artifact", window)? {
+            return Ok(Some(artifact));
+        }
+        node.telemetry.phase(Phase::Training);
+        let Some(local) = self.train(facts).await? else {
+            node.telemetry.message(format!("could not finish training before the reveal of window {window}: publishes nothing; use a faster machine or longer windows"));
+            return Ok(None);
+        };
+        node.telemetry.phase(Phase::Waiting);
+        let delta = local.minus(&self.follower.base);
+        let slice = node.slice(window, &delta).await?.gather(&delta);
+        let artifact = artifact::encode(&node.agreement, window, Kind::Delta, node.wallet.keypair(), self.follower.digest, &slice);
+        node.state.write_of("artifact", window, &artifact)?;
+        Ok(Some(artifact))
+    }
+
+    /// Trains on the own pages until the reveal block at the latest.
+    async fn train(&self, facts: &Facts) -> Result<Option<Tensors>, Failure> {
+        let node = self.node;
+        let window = facts.window;
+        let run = &node.settings.run;
+        let uid = facts.uid_of(&node.hotkey).expect("checked by the caller");
+        let order = seed::pages(node.settings.netuid, run.id, window, &facts.start.0);
+        let pages = node.pages.own(&order, uid, run.dataset.pages_per_window);
+        let sequences = node.sequences(&pages).await?;
+        let mut optimizer = self.optimizer(window)?;
+
+        let (base, training) = (self.follower.base.clone(), run.training.clone());
+        let windows = window - run.start_window;
+        let cancel = node.stop.child_token();
+        let training_run = node.compute({
+            let (cancel, metrics) = (cancel.clone(), node.telemetry.metrics.clone());
+            let tokens = u64::from(training.batch_sequences) * u64::from(run.dataset.sequence_length);
+            move |engine| {
+                let work = Work { base: &base, sequences: &sequences, training: &training, windows };
+                let progress = |_: Step| {
+                    metrics.tokens.inc_by(tokens);
+                    metrics.steps.inc();
+                };
+                match engine.train(&work, &mut optimizer, &cancel, progress) {
+                    Ok(trained) => Ok(Some((trained, optimizer.to_bytes()?))),
+                    Err(Error::Cancelled) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            }
+        });
+        let reveal = node.clock.reveal(window);
+        tokio::pin!(training_run);
+        let outcome = tokio::select! {
+            outcome = &mut training_run => outcome?,
+            reached = node.reached(reveal) => {
+                cancel.cancel();
+                // The engine stops at its next step; waiting for it keeps one training at a time.
+                let outcome = training_run.await?;
+                reached?;
+                outcome
+            }
+        };
+        let Some((trained, moments)) = outcome else { return Ok(None) };
+        // The optimizer first: a crash before the artifact is written repeats this window from the state before it.
+        if run.training.inner_optimizer == InnerOptimizer::Kept {
+            node.state.write_of("optimizer", window + 1, &moments)?;
+        }
+        tracing::info!(window, uid, loss = trained.loss, "trained");
+        Ok(Some(trained.parameters))
+    }
+
+    /// AdamW's moments as they were before this window.
+    fn optimizer(&self, window: u64) -> Result<Optimizer, Failure> {
+        let kept = self.node.settings.run.training.inner_optimizer == InnerOptimizer::Kept;
+        let Some((_, bytes)) = self.node.state.newest_of("optimizer", window)?.filter(|_| kept) else {
+            return Ok(Optimizer::fresh());
+        };
+        Ok(Optimizer::from_bytes(&bytes).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the saved moments are damaged: training goes on with fresh ones");
+            Optimizer::fresh()
+        }))
+    }
+
+    /// Commits, waits until nobody else can commit any more, and uploads.
+    async fn publish(&self, window: u64, artifact: Vec<u8>) -> Result<(), Failure> {
+        let node = self.node;
+        let closes = node.clock.commits_close(window);
+        node.telemetry.phase(Phase::Committing);
+        let commit = node.state.read_of("commit", window)?;
+        let commit = match commit {
+            Some(commit) => commit,
+            None => {
+                let commit = object::seal(&node.agreement, window, Kind::Commit, node.wallet.keypair(), &Commit::of(&artifact));
+                // On disk first: a signature is random, and a second one would look like a second signer.
+                node.state.write_of("commit", window, &commit)?;
+                commit
+            }
+        };
+        node.publish(window, Kind::Commit, commit).await?;
+        node.telemetry.phase(Phase::Waiting);
+        let closes_ms = node.timestamp_ms(closes).await?;
+        node.sleep_until_ms(node.clock.upload_opens_ms(closes_ms)).await?;
+        node.telemetry.phase(Phase::Uploading);
+        node.publish(window, Kind::Delta, artifact).await?;
+        node.telemetry.phase(Phase::Waiting);
+        node.telemetry.status.update(|s| s.windows += 1);
+        tracing::info!(window, "published");
+        Ok(())
+    }
+
+    async fn follow(&mut self) -> Result<Followed, Failure> {
+        self.follower.follow(self.node).await
+    }
+
+    /// What the averager thought of this miner's work.
+    fn note_verdict(&self, followed: &Followed) {
+        let entry = followed.manifest.neurons.iter().find(|e| e.hotkey == self.node.hotkey);
+        if let Some(entry) = entry {
+            super::count_verdict(self.node, entry.verdict);
+        }
+    }
+}

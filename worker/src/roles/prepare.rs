@@ -1,0 +1,141 @@
+//! Everything between the start of the process and the first window.
+
+use std::time::Duration;
+
+use bistro_api::{Role, Settings};
+use bistro_protocol::{clock::Clock, hotkey::Hotkey, object::Agreement, page::Pages};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bucket::{Bucket, Credentials},
+    chain::{Chain, Identity, WalletError, bootstrap},
+    data::Dataset,
+    engine::Engine,
+    environment::{Environment, digest_of},
+    failure::Failure,
+    node::{Node, Parts},
+    state::State,
+    telemetry::Telemetry,
+};
+
+/// How often something that is not there yet is looked for.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Gets a node ready to work; waits for whatever may still come.
+pub async fn node(
+    role: Role,
+    settings: Settings,
+    environment: Environment,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+) -> Result<Node, Failure> {
+    let waits = Waits { telemetry: telemetry.clone(), stop: stop.clone() };
+    let clock = Clock::new(&settings.run.schedule).map_err(Failure::permanent)?;
+    let identity = waits.identity(&settings, role, &environment).await?;
+    let wallet = identity.hotkey().clone();
+    telemetry.status.update(|status| status.hotkey = Some(wallet.ss58()));
+    let chain = waits.unless_stopped(Chain::connect(&settings.chain, telemetry.clone())).await??;
+    check_block_time(&chain, &clock).await?;
+    let credentials = waits.credentials(&settings, &environment, &wallet.ss58()).await?;
+    let bucket = Bucket::new(&settings.bucket, credentials, telemetry.clone()).await?;
+    telemetry.loaded();
+    waits.unless_stopped(bootstrap(&chain, &identity, role, settings.netuid, environment.ordinal)).await??;
+
+    let agreement = Agreement {
+        genesis: chain.genesis(),
+        netuid: settings.netuid,
+        run: settings.run.id,
+        run_digest: digest_of(&settings),
+    };
+    let state = State::open(&environment.state, &agreement, Hotkey(wallet.public()))?;
+    let dataset = waits.dataset(&settings, &environment, &bucket).await?;
+    let pages = Pages::new(&settings.run.dataset, dataset.tokens()).map_err(Failure::permanent)?;
+    let (run, threads) = (&settings.run, environment.threads);
+    let engine = Engine::new(&run.model, dataset.vocabulary(), run.dataset.sequence_length, threads);
+    let engine = engine.map_err(|e| Failure::permanent(e).context("run.model"))?;
+    telemetry.message("");
+    tracing::info!(hotkey = %wallet.ss58(), run = %hex::encode(&agreement.run_digest[..6]), "ready");
+    Ok(Node::new(Parts {
+        settings, environment, agreement, clock, wallet, chain, bucket, dataset, pages, engine, telemetry, state, stop,
+    }))
+}
+
+/// Things that may come later: each is waited for, and named in the status meanwhile.
+struct Waits {
+    telemetry: Telemetry,
+    stop: CancellationToken,
+}
+
+impl Waits {
+    async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Failure::Stopped),
+            output = work => Ok(output),
+        }
+    }
+
+    async fn pause(&self, line: &str) -> Result<(), Failure> {
+        tracing::info!("waiting: {line}");
+        self.telemetry.message(line);
+        self.unless_stopped(tokio::time::sleep(POLL)).await
+    }
+
+    /// A key that is not in the Secret yet may be added; a damaged one may not mend itself.
+    async fn identity(&self, settings: &Settings, role: Role, environment: &Environment) -> Result<Identity, Failure> {
+        loop {
+            match Identity::load(settings, role, &environment.secrets, environment.ordinal) {
+                Ok(identity) => return Ok(identity),
+                Err(WalletError { missing: false, .. }) if settings.dev_wallet => unreachable!("derived keys are never damaged"),
+                Err(error) if error.missing => self.pause(&error.to_string()).await?,
+                Err(error) => return Err(Failure::permanent(error)),
+            }
+        }
+    }
+
+    /// Mounted keys, else a devnet's public ones for a development wallet, else the default chain of AWS.
+    async fn credentials(&self, settings: &Settings, environment: &Environment, hotkey: &str) -> Result<Credentials, Failure> {
+        loop {
+            match Credentials::from_secrets(&environment.secrets, environment.ordinal) {
+                Ok(Some(credentials)) => return Ok(credentials),
+                Ok(None) if settings.dev_wallet => return Ok(Credentials::development(hotkey)),
+                Ok(None) => return Ok(Credentials::Aws),
+                Err(error @ crate::bucket::Error::SecretMissing { .. }) => self.pause(&error.to_string()).await?,
+                Err(error) => return Err(Failure::permanent(error)),
+            }
+        }
+    }
+
+    /// The index may be on its way: a Job prepares it while the nodes start.
+    async fn dataset(&self, settings: &Settings, environment: &Environment, bucket: &Bucket) -> Result<Dataset, Failure> {
+        let dataset = &settings.run.dataset;
+        loop {
+            let cache = environment.state.join("dataset");
+            match Dataset::open(bucket, dataset, &cache).await {
+                Ok(Some(dataset)) => return Ok(dataset),
+                Ok(None) => {
+                    let key = format!("{}/index.json", dataset.prefix);
+                    self.pause(&format!("waits for the dataset {key}: bistro-worker dataset prepare makes it")).await?;
+                }
+                Err(Failure::Transient(line)) => self.pause(&line).await?,
+                Err(other) => return Err(other),
+            }
+        }
+    }
+}
+
+/// The phases must be longer than what the clocks of bucket and chain may differ by.
+async fn check_block_time(chain: &Chain, clock: &Clock) -> Result<(), Failure> {
+    /// Blocks that the block time is measured over.
+    const SPAN: u64 = 10;
+    let head = chain.head();
+    let Some(earlier) = head.number.checked_sub(SPAN).filter(|n| *n > 0) else { return Ok(()) };
+    let Ok(earlier) = chain.block(earlier).await else { return Ok(()) };
+    let block_ms = head.timestamp_ms.saturating_sub(earlier.timestamp_ms) / SPAN;
+    // Half of a block's worth of doubt: a chain that just caught up shows shorter times.
+    if 2 * block_ms < clock.shortest_block_ms() {
+        return Err(Failure::Permanent(format!(
+            "run.schedule: at {block_ms} ms per block the phases are shorter than skewSeconds + 1 s: lengthen them or lower skewSeconds"
+        )));
+    }
+    Ok(())
+}
