@@ -189,5 +189,6 @@ pub async fn averager_of(node: &Node, window: u64) -> Result<Option<Hotkey>, Fai
         return hotkey.map(Some).map_err(|e| Failure::Permanent(format!("averagers: {e}")));
     }
     let owner = node.chain.owner_hotkey(node.settings.netuid, node.head().hash).await?;
-    Ok(owner.map(Hotkey))
+    // The chain's default account: the owner has named none.
+    Ok((owner != [0; 32]).then_some(Hotkey(owner)))
 }

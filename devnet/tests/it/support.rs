@@ -8,7 +8,10 @@ use subxt::{
     config::{DefaultExtrinsicParamsBuilder, RpcConfigFor},
     dynamic::{self, Value},
     error::{BackendError, DispatchError, ExtrinsicError, RpcError, TransactionEventsError},
-    ext::scale_decode::DecodeAsType,
+    ext::{
+        frame_decode::storage::{IntoDecodableValues, IntoEncodableValues},
+        scale_decode::DecodeAsType,
+    },
     rpcs::{RpcClient, methods::LegacyRpcMethods},
     transactions::DynamicPayload,
 };
@@ -125,7 +128,7 @@ impl Client {
     /// A value of SubtensorModule at the newest final block.
     pub async fn read<K, V>(&self, entry: &str, key: K) -> V
     where
-        K: subxt::storage::IntoEncodableValues,
+        K: IntoEncodableValues + IntoDecodableValues,
         V: DecodeAsType,
     {
         let at = self

@@ -107,8 +107,8 @@ impl Miner<'_> {
             move |engine| {
                 let work = Work { base: &base, sequences: &sequences, training: &training, windows };
                 let progress = |_: Step| {
-                    metrics.tokens_total.inc_by(tokens);
-                    metrics.steps_total.inc();
+                    metrics.tokens.inc_by(tokens);
+                    metrics.steps.inc();
                 };
                 match engine.train(&work, &mut optimizer, &cancel, progress) {
                     Ok(trained) => Ok(Some((trained, optimizer.to_bytes()?))),

@@ -103,6 +103,6 @@ async fn repeat<'a, L: Loop<'a>>(node: &'a Node) -> Result<(), Failure> {
 
 /// Counts a verdict where metrics and status show it.
 fn count_verdict(node: &Node, verdict: Verdict) {
-    node.telemetry.metrics.artifacts_total.with_label_values(&[verdict.as_str()]).inc();
+    node.telemetry.metrics.artifacts.with_label_values(&[verdict.as_str()]).inc();
     node.telemetry.status.update(|status| *status.verdicts.entry(verdict.to_string()).or_default() += 1);
 }

@@ -39,7 +39,7 @@ pub async fn node(
     let credentials = waits.credentials(&settings, &environment, &wallet.ss58()).await?;
     let bucket = Bucket::new(&settings.bucket, credentials, telemetry.clone()).await?;
     telemetry.loaded();
-    waits.unless_stopped(bootstrap(&chain, &identity, role, environment.ordinal, settings.netuid, &telemetry)).await??;
+    waits.unless_stopped(bootstrap(&chain, &identity, role, settings.netuid, environment.ordinal)).await??;
 
     let agreement = Agreement {
         genesis: chain.genesis(),

@@ -36,10 +36,10 @@ pub async fn follow_chain(shown: Shown) {
             status.block = Some(head.number);
             status.window = Some(window);
             let behind = status.base_window.map_or(0, |base| window.saturating_sub(base));
-            shown.telemetry.metrics.windows_behind.set(behind as f64);
+            shown.telemetry.metrics.windows_behind.set(behind as i64);
         });
-        shown.telemetry.metrics.block.set(head.number as f64);
-        shown.telemetry.metrics.window.set(window as f64);
+        shown.telemetry.metrics.block.set(head.number as i64);
+        shown.telemetry.metrics.window.set(window as i64);
         if asked.is_none_or(|last| head.number >= last + every) {
             asked = Some(head.number);
             // Shown again at the next question; the transport notes that the chain is away.

@@ -158,11 +158,13 @@ impl Validator<'_> {
     async fn set_weights(&mut self, window: u64, weights: &[(u16, u16)]) -> Result<(), Failure> {
         let node = self.node;
         let netuid = node.settings.netuid;
-        let due = node.chain.weights_due(netuid, &node.hotkey.0, node.head().hash).await?;
-        let Some(due) = due else {
+        let at = node.head().hash;
+        let Some(uid) = node.chain.uid(netuid, node.hotkey.0, at).await? else {
             node.telemetry.message(format!("hotkey {} is not registered on netuid {netuid}: it cannot set weights", node.hotkey));
             return Ok(());
         };
+        let last = node.chain.last_update(netuid, at).await?.get(usize::from(uid)).copied().unwrap_or(0);
+        let due = last + node.chain.weights_rate_limit(netuid, at).await?;
         if due >= node.clock.uploads_close(window + 1) {
             return Ok(());
         }
