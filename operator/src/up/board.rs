@@ -1,0 +1,202 @@
+//! What is known of all nodes: put together from their answers, one after the other (no IO).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
+
+use bistro_api::{NodeStatus, Role, status::WindowRecord};
+
+use super::lines;
+
+/// A message that comes back within this time is not shown again.
+const REPEATED: Duration = Duration::from_secs(60);
+
+/// All nodes.
+#[derive(Debug, Default)]
+pub struct Board {
+    /// The nodes, in the order in which they were added.
+    pub nodes: Vec<NodeView>,
+    /// Time from the start of `up` to the first answer of a validator with finalised weights.
+    pub first_weights: Option<Duration>,
+    /// Windows that admitted something and ended while `up` ran.
+    pub admitted: BTreeSet<u64>,
+    /// Windows that had admitted something before.
+    before: BTreeSet<u64>,
+    /// Digest of each base and the node that named it first.
+    bases: BTreeMap<u64, (String, String)>,
+}
+
+/// One node.
+#[derive(Debug)]
+pub struct NodeView {
+    /// Name of its pod.
+    pub id: String,
+    /// Name for people.
+    pub label: String,
+    /// What it does.
+    pub role: Role,
+    /// Its latest answer.
+    pub status: Option<NodeStatus>,
+    /// All its windows; answers hold the last 64 only.
+    pub history: BTreeMap<u64, WindowRecord>,
+    /// The last window that was shown.
+    shown: Option<u64>,
+    /// Its verdicts when that window was shown.
+    verdicts: BTreeMap<String, u64>,
+    /// Its messages, and when each was shown.
+    messages: BTreeMap<String, Duration>,
+}
+
+impl NodeView {
+    /// The newest window whose base it holds.
+    pub fn newest_window(&self) -> Option<u64> {
+        self.history.keys().next_back().copied()
+    }
+}
+
+/// Two nodes that hold different bases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Divergence {
+    /// The window before which they differ.
+    pub window: u64,
+    /// A node and its digest.
+    pub first: (String, String),
+    /// Another node and its digest.
+    pub second: (String, String),
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { window, first, second } = self;
+        write!(
+            f,
+            "{} and {} hold different bases before window {window}: {} and {}: compare their logs and their settings.yaml",
+            second.0, first.0, second.1, first.1
+        )
+    }
+}
+
+impl Board {
+    /// A board for nodes, by name of the pod, name for people and role.
+    pub fn new(nodes: impl IntoIterator<Item = (String, String, Role)>) -> Self {
+        let view = |(id, label, role)| NodeView {
+            id,
+            label,
+            role,
+            status: None,
+            history: BTreeMap::new(),
+            shown: None,
+            verdicts: BTreeMap::new(),
+            messages: BTreeMap::new(),
+        };
+        Self { nodes: nodes.into_iter().map(view).collect(), ..Self::default() }
+    }
+
+    /// Takes in an answer; gives the lines to show, or the first divergence.
+    pub fn observe(&mut self, id: &str, status: NodeStatus, now: Duration) -> Result<Vec<String>, Divergence> {
+        let Some(index) = self.nodes.iter().position(|node| node.id == id) else { return Ok(Vec::new()) };
+        if status.role == Role::Validator && status.first_weights_block.is_some() {
+            self.first_weights.get_or_insert(now);
+        }
+        let first_answer = self.nodes[index].status.is_none();
+        for record in &status.history {
+            self.compare(&self.nodes[index].label.clone(), record)?;
+            self.count(record, first_answer);
+            self.nodes[index].history.insert(record.window, record.clone());
+        }
+        self.nodes[index].status = Some(status);
+        let scores = self.miner_score(index);
+        let width = self.nodes.iter().map(|node| node.label.chars().count()).max().unwrap_or_default();
+        Ok(self.nodes[index].news(first_answer, scores, width, now))
+    }
+
+    fn compare(&mut self, label: &str, record: &WindowRecord) -> Result<(), Divergence> {
+        let (first, digest) =
+            self.bases.entry(record.window).or_insert_with(|| (label.to_owned(), record.base_digest.clone()));
+        if *digest == record.base_digest {
+            return Ok(());
+        }
+        Err(Divergence {
+            window: record.window,
+            first: (first.clone(), digest.clone()),
+            second: (label.to_owned(), record.base_digest.clone()),
+        })
+    }
+
+    /// What a node remembers from before `up` started is not counted.
+    fn count(&mut self, record: &WindowRecord, first_answer: bool) {
+        if record.admitted == 0 {
+            return;
+        }
+        if first_answer && self.admitted.is_empty() {
+            self.before.insert(record.window);
+        }
+        if !self.before.contains(&record.window) {
+            self.admitted.insert(record.window);
+        }
+    }
+
+    /// The mean of what the validators think of a miner; a node's own view where no validator runs here.
+    pub fn miner_score(&self, index: usize) -> Option<f64> {
+        let node = &self.nodes[index];
+        let status = node.status.as_ref()?;
+        let hotkey = status.hotkey.as_ref()?;
+        let scores: Vec<f64> = self
+            .nodes
+            .iter()
+            .filter_map(|other| other.status.as_ref())
+            .flat_map(|other| &other.scores)
+            .filter(|scored| scored.hotkey == *hotkey)
+            .map(|scored| scored.average)
+            .collect();
+        if scores.is_empty() { status.score } else { Some(scores.iter().sum::<f64>() / scores.len() as f64) }
+    }
+
+    /// The last of the first `windows` windows that admitted something, once there are so many.
+    pub fn target(&self, windows: usize) -> Option<u64> {
+        self.admitted.iter().nth(windows.checked_sub(1)?).copied()
+    }
+
+    /// The nodes that do not hold the base after a window yet.
+    pub fn behind(&self, window: u64) -> Vec<&str> {
+        let behind = |node: &&NodeView| node.newest_window().is_none_or(|newest| newest <= window);
+        self.nodes.iter().filter(behind).map(|node| node.label.as_str()).collect()
+    }
+}
+
+impl NodeView {
+    /// Lines for what is new: each window that the node has left behind, and a new message.
+    fn news(&mut self, first_answer: bool, score: Option<f64>, width: usize, now: Duration) -> Vec<String> {
+        let mut news = Vec::new();
+        let Some(status) = self.status.as_ref() else { return news };
+        if let Some(newest) = self.newest_window() {
+            // Windows from before `up` are history, not news.
+            let from = match self.shown {
+                Some(shown) => shown + 1,
+                None if first_answer => newest,
+                None => 0,
+            };
+            for (window, record) in self.history.range(from..newest.max(from)) {
+                let verdicts = lines::verdicts_since(&status.verdicts, &self.verdicts);
+                news.push(lines::window(*window, &self.label, width, status, record, score, &verdicts));
+                self.verdicts = status.verdicts.clone();
+            }
+            if newest > 0 {
+                self.shown = Some(self.shown.unwrap_or_default().max(newest - 1));
+            }
+        }
+        let message = status.message.lines().next().unwrap_or_default().trim().to_owned();
+        let fresh = |shown: &Duration| now.saturating_sub(*shown) < REPEATED;
+        if !message.is_empty() && !self.messages.get(&message).is_some_and(fresh) {
+            news.push(lines::message(&self.label, width, &message));
+        }
+        if !message.is_empty() {
+            // Said again while it is still true: it stays shown.
+            self.messages.insert(message, now);
+        }
+        self.messages.retain(|_, shown| now.saturating_sub(*shown) < REPEATED);
+        news
+    }
+}
