@@ -95,7 +95,9 @@ impl BucketDocuments {
         let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
         let listed = bucket.list(&prefix, MAX_OBJECTS).await?;
         if listed.len() == MAX_OBJECTS {
-            return Err(Failure::Permanent(format!("more than {MAX_OBJECTS} objects are in --from: name a smaller prefix")));
+            return Err(Failure::Permanent(format!(
+                "more than {MAX_OBJECTS} objects are in --from: name a smaller prefix"
+            )));
         }
         let relative = listed.iter().filter_map(|(key, _)| key.strip_prefix(&prefix));
         let mut keys: Vec<String> = relative.filter(|key| has_extension(key, extensions)).map(str::to_owned).collect();

@@ -25,7 +25,9 @@ pub const INDEX: &str = "index.json";
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The index is not the one that the run agreed on.
-    #[error("{INDEX} has the digest {found} but run.dataset.digest is {wanted}: prepare the same text again or correct the digest")]
+    #[error(
+        "{INDEX} has the digest {found} but run.dataset.digest is {wanted}: prepare the same text again or correct the digest"
+    )]
     Digest {
         /// blake3 of what was read, in hex.
         found: String,
