@@ -174,13 +174,9 @@ impl Node {
     pub async fn sequences(&self, pages: &[u64]) -> Result<Vec<Vec<u32>>, Failure> {
         let mut sequences = Vec::new();
         for page in pages {
-            sequences.extend(self.dataset.page(&self.pages, *page).await.map_err(|e| self.data_failure(e))?);
+            sequences.extend(self.dataset.page(&self.pages, *page).await?);
         }
         Ok(sequences)
-    }
-
-    fn data_failure(&self, error: crate::data::Error) -> Failure {
-        if error.is_transient() { Failure::transient(error) } else { Failure::permanent(error) }
     }
 
     /// The entries that window `window` publishes.

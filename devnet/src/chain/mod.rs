@@ -9,7 +9,10 @@ pub mod pool;
 mod producer;
 mod store;
 
-use crate::{Options, runtime::Header};
+use crate::{
+    Options,
+    runtime::{Header, Runtime, subtensor},
+};
 use codec::Encode;
 use execute::Refusal;
 use pool::{Pool, PoolError, Status, Watcher};
@@ -146,6 +149,9 @@ impl Chain {
         let best = recent.back().ok_or_else(damaged)?.header.number;
         let genesis = *hashes.first().ok_or_else(damaged)?;
         tracing::info!(height = best, genesis = ?genesis, "chain open");
+        if let Some(newest) = recent.back() {
+            warn_of_other_settings(&newest.state, options);
+        }
         let inner = Inner {
             store,
             hashes,
@@ -342,6 +348,24 @@ impl Chain {
     /// A panic under this lock ends the process anyway (the producer) or has changed nothing (a reader).
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The settings of a subnet are part of its chain: flags cannot change them later.
+fn warn_of_other_settings(state: &Storage, options: &Options) {
+    let (tempo, rate_limit) = execute::on_copy(state, || {
+        let netuid = genesis::NETUID;
+        (
+            subtensor::Tempo::<Runtime>::get(netuid),
+            subtensor::WeightsSetRateLimit::<Runtime>::get(netuid),
+        )
+    });
+    if tempo != options.tempo() || rate_limit != options.weights_rate_limit() {
+        tracing::warn!(
+            tempo,
+            rate_limit,
+            "this chain was begun with other settings and keeps them"
+        );
     }
 }
 

@@ -142,7 +142,7 @@ impl Store {
             .map_err(|source| failed(&self.folder, source))?;
         self.offsets.push(self.end);
         self.end += bytes.len() as u64;
-        if header.number % SEGMENT == 0 {
+        if header.number.is_multiple_of(SEGMENT) {
             self.begin_segment(header.number, new)?;
         }
         Ok(())

@@ -63,24 +63,27 @@ impl S3Access for Rules {
 }
 
 /// Whether the holder of an access key may write or delete this key (PROTOCOL section 9).
+///
+/// A hotkey's key names no other hotkey, nor `datasets`, before its own: what lies below those is not its own.
 pub fn may_write(access_key: &str, key: &str) -> bool {
     let parts: Vec<&str> = key.split('/').collect();
     if parts.first() == Some(&CORPUS) || parts.iter().any(|part| part.is_empty()) {
         return false;
     }
-    match holder(&parts) {
-        Some(hotkey) => hotkey == access_key,
-        None => access_key == ADMIN && parts.iter().rev().skip(1).any(|part| *part == DATASETS),
+    let hotkeys: Vec<&str> = parts
+        .iter()
+        .copied()
+        .filter(|part| is_hotkey(part))
+        .collect();
+    let in_data_set = parts.iter().rev().skip(1).any(|part| *part == DATASETS);
+    if access_key == ADMIN {
+        return in_data_set && hotkeys.is_empty();
     }
-}
-
-/// The hotkey under which a key stands: `.../{hotkey}/{8 digits}/{name}`.
-fn holder<'a>(parts: &[&'a str]) -> Option<&'a str> {
-    let [.., hotkey, window, _name] = parts else {
-        return None;
+    let [.., holder, window, _name] = parts[..] else {
+        return false;
     };
     let is_window = window.len() == 8 && window.bytes().all(|byte| byte.is_ascii_digit());
-    (is_window && is_hotkey(hotkey)).then_some(*hotkey)
+    is_window && holder == access_key && hotkeys == [holder] && !in_data_set
 }
 
 #[cfg(test)]
@@ -110,6 +113,8 @@ mod tests {
             format!("1/1/{ALICE}//00000012/commit.json"),
             format!("1/1/{ALICE}/00000012/{BOB}/commit.json"),
             format!("1/1/{BOB}/{ALICE}/commit.json"),
+            format!("1/1/{BOB}/00000012/commit.json/{ALICE}/00000012/commit.json"),
+            format!("datasets/rust/{ALICE}/00000012/commit.json"),
             format!("corpus/{ALICE}/00000012/commit.json"),
             "datasets/rust/index.json".to_string(),
             ALICE.to_string(),

@@ -2,13 +2,20 @@
 
 mod access;
 mod auth;
+mod body;
+mod folder;
+mod listing;
+mod objects;
+mod uploads;
 
 use access::Rules;
 use auth::Keys;
+use folder::Folder;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::{conn::auto, graceful::GracefulShutdown},
 };
+use objects::Bucket;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -60,18 +67,15 @@ impl Server {
     pub async fn start(settings: Settings, address: SocketAddr) -> Result<Server, Error> {
         let Settings {
             folder,
-            corpus: _,
+            corpus,
             admin_secret,
         } = settings;
-        std::fs::create_dir_all(folder.join(BUCKET)).map_err(|source| Error::Folder {
-            path: folder.clone(),
+        let opened = Folder::open(&folder, corpus.as_deref());
+        let opened = opened.map_err(|source| Error::Folder {
+            path: corpus.unwrap_or(folder),
             source,
         })?;
-        let files = s3s_fs::FileSystem::new(&folder).map_err(|e| Error::Folder {
-            path: folder.clone(),
-            source: std::io::Error::other(format!("{e:?}")),
-        })?;
-        let mut builder = S3ServiceBuilder::new(files);
+        let mut builder = S3ServiceBuilder::new(Bucket::new(opened));
         builder.set_auth(Keys::new(admin_secret));
         builder.set_access(Rules);
         let listen = |source| Error::Listen { address, source };

@@ -71,6 +71,7 @@ async fn what_a_node_uses_hashes_as_on_mainnet() {
             );
         }
     }
+    eprintln!("DIFF {:#?}", report.different);
     let unexpected: Vec<&String> = report
         .different
         .iter()

@@ -148,7 +148,11 @@ mod tests {
             shape: shape.into(),
             data: vec![0.0; shape.iter().product()],
         };
-        for tensors in [vec![tensor("a", &[1])], vec![tensor("a", &[1]), tensor("b", &[4])], vec![tensor("a", &[1]), tensor("c", &[2, 2])]] {
+        for tensors in [
+            vec![tensor("a", &[1])],
+            vec![tensor("a", &[1]), tensor("b", &[4])],
+            vec![tensor("a", &[1]), tensor("c", &[2, 2])],
+        ] {
             let tensors = Tensors::new(tensors).expect("valid");
             assert!(matches!(layout().flatten(&tensors, &mut Vec::new()), Err(Error::Schema { .. })));
         }

@@ -23,14 +23,14 @@ use bistro_protocol::{
     tensors::{Tensors, TensorsError},
 };
 
+use self::{
+    model::llama::{Llama, Workspace},
+    ops::math,
+};
 pub use self::{
     model::{Config, ConfigError},
     optimizer::{Optimizer, OptimizerError, Recipe},
     trainer::{Step, Trained, Work},
-};
-use self::{
-    model::llama::{Llama, Workspace},
-    ops::math,
 };
 
 /// Tokens of one unit of work: enough for efficient products, few enough that a small batch has several.

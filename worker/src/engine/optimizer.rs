@@ -64,7 +64,12 @@ impl Recipe {
     }
 }
 
-fn checked(field: &'static str, decimal: &Decimal, ok: impl Fn(f64) -> bool, remedy: &'static str) -> Result<f64, Error> {
+fn checked(
+    field: &'static str,
+    decimal: &Decimal,
+    ok: impl Fn(f64) -> bool,
+    remedy: &'static str,
+) -> Result<f64, Error> {
     let value = decimal.value();
     let fits = value.is_finite() && ok(value);
     fits.then_some(value).ok_or_else(|| Error::Training { field, found: decimal.to_string(), remedy })

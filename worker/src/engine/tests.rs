@@ -42,7 +42,13 @@ fn training(batch: u32, steps: u32) -> Training {
     serde_json::from_value(value).expect("well formed")
 }
 
-fn train(engine: &mut Engine, base: &Tensors, sequences: &[Vec<u32>], training: &Training, optimizer: &mut Optimizer) -> super::Trained {
+fn train(
+    engine: &mut Engine,
+    base: &Tensors,
+    sequences: &[Vec<u32>],
+    training: &Training,
+    optimizer: &mut Optimizer,
+) -> super::Trained {
     let work = Work { base, sequences, training, windows: 0 };
     engine.train(&work, optimizer, &CancellationToken::new(), |_| ()).expect("trains")
 }
@@ -115,7 +121,8 @@ fn training_learns_a_text_by_heart() {
     let text = b"It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of ";
     let mut engine = Engine::new(&preset(Preset::Test), 256, 64, 1).expect("fits");
     let base = engine.initial(1).expect("initial");
-    let sequences: Vec<Vec<u32>> = (0..4).map(|i| text[8 * i..8 * i + 65].iter().map(|b| u32::from(*b)).collect()).collect();
+    let sequences: Vec<Vec<u32>> =
+        (0..4).map(|i| text[8 * i..8 * i + 65].iter().map(|b| u32::from(*b)).collect()).collect();
     let steps: Vec<Vec<u32>> = (0..150).flat_map(|_| sequences.clone()).collect();
     let mut optimizer = Optimizer::fresh();
     let trained = train(&mut engine, &base, &steps, &training(4, 150), &mut optimizer);
@@ -212,7 +219,10 @@ fn what_does_not_fit_is_an_error() {
     let good = sequences(1, 8, 256);
     let error = |result: Result<(f64, Tensors), Error>| result.expect_err("does not fit").to_string();
     assert_eq!(error(engine.gradient(&base, &[])), "got 0 sequences but training needs 1");
-    assert_eq!(error(engine.gradient(&base, &[good[0].clone(), vec![0; 8]])), "sequence 1 does not fit: needs 9 tokens below 256");
+    assert_eq!(
+        error(engine.gradient(&base, &[good[0].clone(), vec![0; 8]])),
+        "sequence 1 does not fit: needs 9 tokens below 256"
+    );
     assert_eq!(error(engine.gradient(&base, &[vec![256; 9]])), "sequence 0 does not fit: needs 9 tokens below 256");
     assert!(error(engine.gradient(&Tensors::default(), &good)).starts_with("tensors do not fit the model"));
 
@@ -240,7 +250,10 @@ fn bench_training() {
             })
             .collect();
         speeds.sort_by(f64::total_cmp);
-        println!("BENCH engine.train model=tiny sequence_length={length} tokens_per_second={:.0} threads={threads}", speeds[1]);
+        println!(
+            "BENCH engine.train model=tiny sequence_length={length} tokens_per_second={:.0} threads={threads}",
+            speeds[1]
+        );
     }
 }
 

@@ -4,11 +4,7 @@ use bistro_api::run::{InnerOptimizer, Training};
 use bistro_protocol::tensors::Tensors;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Engine, Error, Optimizer, Recipe,
-    ops::math,
-    optimizer::Moments,
-};
+use super::{Engine, Error, Optimizer, Recipe, ops::math, optimizer::Moments};
 
 /// What one window asks for.
 pub struct Work<'a> {

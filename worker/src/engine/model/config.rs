@@ -46,13 +46,17 @@ pub enum ConfigError {
         remedy: String,
     },
     /// Too many parameters in all.
-    #[error("model.config describes {found} parameters: the engine takes at most {MAX_PARAMETERS}, lower hidden_size or num_hidden_layers")]
+    #[error(
+        "model.config describes {found} parameters: the engine takes at most {MAX_PARAMETERS}, lower hidden_size or num_hidden_layers"
+    )]
     TooLarge {
         /// Parameters described.
         found: u64,
     },
     /// The dataset has tokens that the model does not know.
-    #[error("dataset.digest names a vocabulary of {dataset} but the model has {model}: use model.config with vocab_size {dataset} or more")]
+    #[error(
+        "dataset.digest names a vocabulary of {dataset} but the model has {model}: use model.config with vocab_size {dataset} or more"
+    )]
     Vocabulary {
         /// Tokens of the dataset.
         dataset: u32,
@@ -220,7 +224,8 @@ mod tests {
 
     #[test]
     fn presets_have_the_size_that_they_promise() {
-        let parameters = |preset| Config::new(&Model { preset: Some(preset), config: None }, 256, 128).expect("valid").parameters();
+        let parameters =
+            |preset| Config::new(&Model { preset: Some(preset), config: None }, 256, 128).expect("valid").parameters();
         assert_eq!(parameters(Preset::Test), 43_168);
         assert_eq!(parameters(Preset::Tiny), 857_216);
     }
@@ -259,7 +264,10 @@ mod tests {
         config["num_attention_heads"] = json!(64);
         config["intermediate_size"] = json!(131_072);
         assert!(matches!(read(config), Err(ConfigError::TooLarge { .. })));
-        assert_eq!(read(json!([])).expect_err("no object").to_string(), "model.config.model_type is absent: only the architecture \"llama\" is known");
+        assert_eq!(
+            read(json!([])).expect_err("no object").to_string(),
+            "model.config.model_type is absent: only the architecture \"llama\" is known"
+        );
     }
 
     #[test]

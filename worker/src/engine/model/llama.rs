@@ -237,18 +237,24 @@ impl Llama {
         linear_backward(dh, gate_up.of_mut(gradient), dgate_up, &a.h2, gate_up.of(parameters), rows, 2 * f, c);
         rms_norm::backward(dx, block.norm2.of_mut(gradient), dh, &a.middle, &a.inverse2, block.norm2.of(parameters));
 
-        linear_backward(dattention, block.o.of_mut(gradient), dx, &a.attention, block.o.of(parameters), rows, c, out_width);
+        linear_backward(
+            dattention,
+            block.o.of_mut(gradient),
+            dx,
+            &a.attention,
+            block.o.of(parameters),
+            rows,
+            c,
+            out_width,
+        );
         let t = self.shape.positions;
         for (i, dqkv) in dqkv.chunks_exact_mut(t * qkv_width).enumerate() {
-            let part = |buffer: &'_ [f32], width: usize| -> std::ops::Range<usize> {
-                debug_assert!(buffer.len() >= (i + 1) * t * width);
-                i * t * width..(i + 1) * t * width
-            };
+            let rows = |width: usize| i * t * width..(i + 1) * t * width;
             let saved = attention::Saved {
-                qkv: &a.qkv[part(&a.qkv, qkv_width)],
-                out: &a.attention[part(&a.attention, out_width)],
-                lse: &a.lse[part(&a.lse, self.shape.queries)],
-                dout: &dattention[part(dattention, out_width)],
+                qkv: &a.qkv[rows(qkv_width)],
+                out: &a.attention[rows(out_width)],
+                lse: &a.lse[rows(self.shape.queries)],
+                dout: &dattention[rows(out_width)],
             };
             attention::backward(dqkv, &saved, self.shape, scratch);
         }
@@ -315,7 +321,8 @@ fn places(config: &Config, layout: &mut Layout) -> Places {
         let mut matrix = |name: &str, outputs: usize, inputs: usize| {
             layout.push(format!("model.layers.{i}.{name}.weight"), &[outputs, inputs], normal(inputs))
         };
-        let [first, _, last] = [("q", q), ("k", kv), ("v", kv)].map(|(name, n)| matrix(&format!("self_attn.{name}_proj"), n, c));
+        let [first, _, last] =
+            [("q", q), ("k", kv), ("v", kv)].map(|(name, n)| matrix(&format!("self_attn.{name}_proj"), n, c));
         let [gate, up] = ["gate", "up"].map(|name| matrix(&format!("mlp.{name}_proj"), f, c));
         Block {
             norm1: norms.0,

@@ -73,7 +73,14 @@ impl Shape {
     }
 
     /// As [`Shape::view`], to be written.
-    fn view_mut<'a>(&self, buffer: &'a mut [f32], width: usize, offset: usize, first: usize, rows: usize) -> MatrixMut<'a> {
+    fn view_mut<'a>(
+        &self,
+        buffer: &'a mut [f32],
+        width: usize,
+        offset: usize,
+        first: usize,
+        rows: usize,
+    ) -> MatrixMut<'a> {
         MatrixMut::new(&mut buffer[first * width + offset..], rows, self.head, width)
     }
 }

@@ -107,7 +107,16 @@ pub fn linear_add(out: &mut [f32], x: &[f32], w: &[f32], rows: usize, n: usize, 
 
 /// Backward of [`linear`]: `dw (N,K) += dy^T x` and `dx (R,K) = dy w`.
 #[allow(clippy::too_many_arguments)]
-pub fn linear_backward(dx: &mut [f32], dw: &mut [f32], dy: &[f32], x: &[f32], w: &[f32], rows: usize, n: usize, k: usize) {
+pub fn linear_backward(
+    dx: &mut [f32],
+    dw: &mut [f32],
+    dy: &[f32],
+    x: &[f32],
+    w: &[f32],
+    rows: usize,
+    n: usize,
+    k: usize,
+) {
     let dy = Matrix::new(dy, rows, n, n);
     MatrixMut::new(dw, n, k, k).add(dy.transposed(), Matrix::new(x, rows, k, k));
     MatrixMut::new(dx, rows, k, k).set(dy, Matrix::new(w, n, k, k), 1.0);

@@ -26,15 +26,10 @@ impl Rope {
     pub fn new(positions: usize, head: usize, theta: f64) -> Self {
         let half = head / 2;
         let angles = || {
-            (0..positions).flat_map(move |t| {
-                (0..half).map(move |i| t as f64 * theta.powf(-(2.0 * i as f64) / head as f64))
-            })
+            (0..positions)
+                .flat_map(move |t| (0..half).map(move |i| t as f64 * theta.powf(-(2.0 * i as f64) / head as f64)))
         };
-        Self {
-            cos: angles().map(|a| a.cos() as f32).collect(),
-            sin: angles().map(|a| a.sin() as f32).collect(),
-            half,
-        }
+        Self { cos: angles().map(|a| a.cos() as f32).collect(), sin: angles().map(|a| a.sin() as f32).collect(), half }
     }
 
     /// Turns the first `heads` heads of each row of `x (rows, width)` in place; row i has position
