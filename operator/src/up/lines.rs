@@ -17,7 +17,7 @@ pub fn window(
     let uid = status.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string());
     let loss = decimals(record.held_out_loss, 3);
     let (score, incentive) = (decimals(score, 2), decimals(status.incentive, 2));
-    let weight = status.weight.map_or_else(|| "-".to_owned(), |weight| format!("{:.0}%", weight * 100.0));
+    let weight = status.weight.map_or_else(|| "-".to_owned(), |weight| format!("{:.0}%", positive_zero(weight) * 100.0));
     let line = format!(
         "window {window:>5}  {label:<width$}  uid {uid:>3}  loss {loss:>6}  score {score:>4}  weight {weight:>4}  incentive {incentive:>4}  {verdicts}"
     );
@@ -42,12 +42,23 @@ pub fn verdicts_since(now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64
 }
 
 fn decimals(value: Option<f64>, places: usize) -> String {
-    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.places$}"))
+    value.map_or_else(|| "-".to_owned(), |value| format!("{:.places$}", positive_zero(value)))
+}
+
+/// An empty sum of floats is -0.0, which nobody wants to read.
+pub fn positive_zero(value: f64) -> f64 {
+    value + 0.0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_shown_as_negative_nothing() {
+        assert_eq!(decimals(Some(-0.0), 2), "0.00");
+        assert_eq!(decimals(None, 2), "-");
+    }
 
     #[test]
     fn only_new_verdicts_are_shown() {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bistro_api::Role;
 use serde::{Deserialize, Serialize};
 
-use super::board::Board;
+use super::{board::Board, lines::positive_zero};
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -63,8 +63,8 @@ pub fn of(board: &Board) -> Summary {
             first_loss: losses().next(),
             last_loss: losses().next_back(),
             score: board.miner_score(index),
-            weight: status.and_then(|s| s.weight),
-            incentive: status.and_then(|s| s.incentive),
+            weight: status.and_then(|s| s.weight).map(positive_zero),
+            incentive: status.and_then(|s| s.incentive).map(positive_zero),
             verdicts: status.map(|s| s.verdicts.clone()).unwrap_or_default(),
             digests: node.history.iter().map(|(window, record)| (*window, record.base_digest.clone())).collect(),
         }
