@@ -87,6 +87,7 @@ fn check(files: &[PathBuf]) -> ExitCode {
     let checked = manifests::read(files).and_then(|manifests| up::network::plan(&manifests));
     match checked {
         Ok(network) => {
+            network.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
             println!("{network}");
             ExitCode::SUCCESS
         }

@@ -152,17 +152,17 @@ impl Reader {
                 self.manifests.config_maps.insert(name, config_map_content(o.object));
             }),
         };
-        if let Err((field, message)) = stored {
-            self.refuse(Problem::new(file, resource, &field, message));
+        if let Err(message) = stored {
+            self.refuse(Problem::new(file, resource, "", message));
         }
     }
 }
 
-/// The object as its type. The schema was checked, so only what it cannot say is left to fail here.
-fn typed<T: DeserializeOwned>(file: &Path, object: Value) -> Result<Sourced<T>, (String, String)> {
-    match serde_path_to_error::deserialize(object) {
+/// The object as its type. The schema was checked, so only what a schema cannot say is left to fail here.
+fn typed<T: DeserializeOwned>(file: &Path, object: Value) -> Result<Sourced<T>, String> {
+    match serde_json::from_value(object) {
         Ok(object) => Ok(Sourced { file: file.to_owned(), object }),
-        Err(error) => Err((error.path().to_string(), error.inner().to_string())),
+        Err(error) => Err(error.to_string()),
     }
 }
 

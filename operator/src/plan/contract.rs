@@ -40,3 +40,6 @@ pub const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 pub const WALLET: &str = "wallet";
 /// Folder and volume of the bucket Secret.
 pub const BUCKET: &str = "bucket";
+
+/// All variables of the contract.
+pub const VARIABLES: [&str; 6] = [SETTINGS, SECRETS, STATE, HTTP, THREADS, ORDINAL];

@@ -171,6 +171,9 @@ impl NodeView {
     fn news(&mut self, first_answer: bool, score: Option<f64>, width: usize, now: Duration) -> Vec<String> {
         let mut news = Vec::new();
         let Some(status) = self.status.as_ref() else { return news };
+        if first_answer {
+            self.verdicts = status.verdicts.clone();
+        }
         if let Some(newest) = self.newest_window() {
             // Windows from before `up` are history, not news.
             let from = match self.shown {
@@ -198,5 +201,108 @@ impl NodeView {
         }
         self.messages.retain(|_, shown| now.saturating_sub(*shown) < REPEATED);
         news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn board() -> Board {
+        let node = |role: Role| (role.as_str().to_owned(), role.as_str().to_owned(), role);
+        Board::new(Role::ALL.map(node))
+    }
+
+    /// A node that remembers some windows, all of which admitted work but the last.
+    fn status(role: Role, windows: std::ops::RangeInclusive<u64>) -> NodeStatus {
+        let last = *windows.end();
+        let history: Vec<_> = windows
+            .map(|w| json!({"window": w, "baseDigest": format!("d{w}"), "admitted": u32::from(w < last)}))
+            .collect();
+        let reachable = json!({"reachable": true});
+        let value = json!({"role": role, "phase": "waiting", "chain": reachable, "bucket": reachable, "history": history});
+        serde_json::from_value(value).expect("a status")
+    }
+
+    fn observe(board: &mut Board, role: Role, windows: std::ops::RangeInclusive<u64>) -> Vec<String> {
+        board.observe(role.as_str(), status(role, windows), NOW).expect("the same bases")
+    }
+
+    #[test]
+    fn windows_are_kept_longer_than_nodes_remember_them() {
+        let mut board = board();
+        for last in 0..200_u64 {
+            observe(&mut board, Role::Miner, last.saturating_sub(63)..=last);
+        }
+        let miner = board.nodes.iter().find(|node| node.role == Role::Miner).expect("a miner");
+        assert_eq!(miner.history.len(), 200);
+        assert_eq!(board.admitted.len(), 199);
+    }
+
+    #[test]
+    fn the_end_waits_for_every_node() {
+        let mut board = board();
+        for role in Role::ALL {
+            observe(&mut board, role, 5..=5);
+        }
+        assert_eq!(board.target(2), None);
+        observe(&mut board, Role::Averager, 5..=7);
+        assert_eq!(board.target(2), Some(6));
+        assert_eq!(board.behind(6), ["validator", "miner"]);
+        observe(&mut board, Role::Validator, 5..=7);
+        observe(&mut board, Role::Miner, 5..=8);
+        assert!(board.behind(6).is_empty());
+    }
+
+    #[test]
+    fn what_ended_before_does_not_count() {
+        let mut board = board();
+        assert!(observe(&mut board, Role::Averager, 0..=9).is_empty(), "history is no news");
+        assert_eq!(board.target(1), None);
+        let news = observe(&mut board, Role::Averager, 0..=10);
+        assert_eq!(news.len(), 1);
+        assert!(news[0].starts_with("window     9"), "{news:?}");
+        assert_eq!(board.target(1), Some(9));
+    }
+
+    #[test]
+    fn the_first_difference_is_reported_with_both_nodes() {
+        let mut board = board();
+        observe(&mut board, Role::Averager, 3..=4);
+        let mut other = status(Role::Miner, 3..=4);
+        other.history[1].base_digest = "other".to_owned();
+        let divergence = board.observe("miner", other, NOW).expect_err("different bases");
+        let [averager, miner] = [("averager", "d4"), ("miner", "other")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(divergence, Divergence { window: 4, first: averager, second: miner });
+    }
+
+    #[test]
+    fn the_first_weights_are_timed_once() {
+        let mut board = board();
+        observe(&mut board, Role::Validator, 0..=1);
+        assert_eq!(board.first_weights, None);
+        let with_weights = NodeStatus { first_weights_block: Some(80), ..status(Role::Validator, 0..=1) };
+        for seconds in [7, 9] {
+            board.observe("validator", with_weights.clone(), Duration::from_secs(seconds)).expect("the same bases");
+        }
+        assert_eq!(board.first_weights, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn a_message_is_shown_once_while_it_is_true() {
+        let mut board = board();
+        let mut shown = |message: &str, seconds| {
+            let status = NodeStatus { message: message.to_owned(), ..status(Role::Miner, 0..=0) };
+            board.observe("miner", status, Duration::from_secs(seconds)).expect("the same bases").len()
+        };
+        assert_eq!(shown("waiting for the dataset", 0), 1);
+        assert_eq!(shown("waiting for the dataset", 50), 0);
+        assert_eq!(shown("waiting for the dataset", 100), 0);
+        assert_eq!(shown("something else", 101), 1);
+        assert_eq!(shown("waiting for the dataset", 300), 1);
     }
 }

@@ -142,7 +142,7 @@ impl Planner<'_> {
                 self.secret(file, &resource, "spec.wallet.secretRef.name", validated.wallet_secret.as_deref());
                 let field = "spec.bucket.credentialsSecretRef.name";
                 self.secret(file, &resource, field, validated.bucket_secret.as_deref());
-                self.not_honoured(file, &resource, &validated);
+                self.not_honoured(file, &resource, object.workload());
                 let children = plan::build(&validated);
                 self.workloads.push(Workload { validated, children });
             }
@@ -159,19 +159,19 @@ impl Planner<'_> {
         }
     }
 
-    fn not_honoured(&mut self, file: &Path, resource: &str, validated: &Validated) {
-        let unlike_default = |wanted: bool, field| wanted.then_some(field);
-        let pod = bistro_api::pod::Pod { env: Vec::new(), ..validated.pod.clone() };
+    fn not_honoured(&mut self, file: &Path, resource: &str, workload: &bistro_api::workload::Workload) {
+        let pod = bistro_api::pod::Pod { env: Vec::new(), ..workload.pod.clone() };
+        let wants_gpu = workload.gpu.as_ref().is_some_and(|gpu| gpu.count > 0);
         let fields: Vec<&str> = [
-            unlike_default(validated.image != LOCAL_IMAGE, "image"),
-            unlike_default(validated.gpu.count > 0, "gpu (every process sees all GPUs of this machine)"),
-            unlike_default(validated.resources != Default::default(), "resources"),
-            unlike_default(validated.storage.is_some(), "storage (the state is kept in a folder)"),
-            unlike_default(pod != Default::default(), "pod, except pod.env"),
-            unlike_default(validated.template.is_some(), "template"),
+            (workload.image.is_some(), "image"),
+            (wants_gpu, "gpu (every process sees all GPUs of this machine)"),
+            (workload.resources != Default::default(), "resources"),
+            (workload.storage.is_some(), "storage (the state is kept in a folder)"),
+            (pod != Default::default(), "pod, except pod.env"),
+            (workload.template.is_some(), "template"),
         ]
         .into_iter()
-        .flatten()
+        .filter_map(|(wanted, field)| wanted.then_some(field))
         .collect();
         if !fields.is_empty() {
             let warning = format!("{}: {resource}: not honoured outside a cluster: {}", file.display(), fields.join(", "));

@@ -43,6 +43,9 @@ const STRAGGLER_GRACE: Duration = Duration::from_secs(120);
 /// And how many windows.
 const STRAGGLER_WINDOWS: u64 = 2;
 
+/// Ends that take longer are worth a word.
+const QUICK: Duration = Duration::from_secs(2);
+
 /// Where each running node serves, by the id of its pod.
 type Addresses = Arc<Mutex<BTreeMap<String, SocketAddr>>>;
 
@@ -65,13 +68,32 @@ pub struct Session<'a> {
 /// Processes that stop together.
 struct Group {
     wanted: watch::Sender<Wanted>,
-    running: JoinSet<()>,
+    running: JoinSet<String>,
+    /// Those that have not ended.
     ids: BTreeSet<String>,
 }
 
 impl Group {
     fn new() -> Self {
         Self { wanted: watch::Sender::new(Wanted::Running), running: JoinSet::new(), ids: BTreeSet::new() }
+    }
+
+    fn start(&mut self, supervisor: Supervisor, pod: LocalPod) {
+        let id = pod.id.clone();
+        self.ids.insert(id.clone());
+        self.running.spawn(async move {
+            supervisor.supervise(pod).await;
+            id
+        });
+    }
+
+    /// Waits until all have ended.
+    async fn drain(&mut self) {
+        while let Some(ended) = self.running.join_next().await {
+            if let Ok(id) = ended {
+                self.ids.remove(&id);
+            }
+        }
     }
 }
 
@@ -173,9 +195,8 @@ impl<'a> Session<'a> {
         let pod = devnet::pod(&network.subnet, state, &options)?;
         let skip = devnet::log_length(&pod);
         self.labels.insert(pod.id.clone(), pod.label.clone());
-        self.devnet.ids.insert(pod.id.clone());
         let supervisor = Supervisor { wanted: self.devnet.wanted.subscribe(), ..self.supervisor.clone() };
-        self.devnet.running.spawn(supervisor.supervise(pod.clone()));
+        self.devnet.start(supervisor, pod.clone());
         let ready = devnet::ready(&pod, skip);
         tokio::pin!(ready);
         loop {
@@ -189,8 +210,7 @@ impl<'a> Session<'a> {
 
     fn start(&mut self, pod: LocalPod) {
         self.labels.insert(pod.id.clone(), pod.label.clone());
-        self.nodes.ids.insert(pod.id.clone());
-        self.nodes.running.spawn(self.supervisor.clone().supervise(pod));
+        self.nodes.start(self.supervisor.clone(), pod);
     }
 
     /// Until the windows are done, something fails or somebody interrupts.
@@ -271,22 +291,18 @@ async fn stop_group(group: &mut Group, interrupts: &mut Interrupts, labels: &BTr
     }
     group.wanted.send_replace(Wanted::Stopped);
     let grace = Duration::from_secs(u64::try_from(contract::GRACE_SECONDS).unwrap_or_default());
-    let quick = timeout(Duration::from_secs(2), drain(&mut group.running)).await;
-    if quick.is_err() {
-        let names: Vec<&str> = group.ids.iter().map(|id| labels.get(id).unwrap_or(id).as_str()).collect();
-        say(&format!("stopping {} ({} left; Ctrl-C again kills)", names.join(", "), group.running.len()));
-        tokio::select! {
-            () = drain(&mut group.running) => return,
-            () = interrupts.next() => {}
-            () = sleep(grace) => {}
-        }
+    if timeout(QUICK, group.drain()).await.is_ok() {
+        return;
+    }
+    let names: Vec<&str> = group.ids.iter().map(|id| labels.get(id).unwrap_or(id).as_str()).collect();
+    say(&format!("waiting for {} to end; Ctrl-C again kills", names.join(", ")));
+    tokio::select! {
+        () = group.drain() => return,
+        () = interrupts.next() => {}
+        () = sleep(grace) => {}
     }
     group.wanted.send_replace(Wanted::Killed);
-    drain(&mut group.running).await;
-}
-
-async fn drain(running: &mut JoinSet<()>) {
-    while running.join_next().await.is_some() {}
+    group.drain().await;
 }
 
 /// Asks all nodes at once, again and again.

@@ -112,8 +112,9 @@ impl Supervisor {
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let arguments = pod.arguments.lock().map(|arguments| arguments.clone()).unwrap_or_default();
         let mut command = Command::new(&self.leash);
-        command.arg("leash").arg("--parent").arg(std::process::id().to_string()).arg(&pod.program).args(arguments);
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BISTRO_")) {
+        command.arg("leash").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(&pod.program).args(arguments);
+        // What this program was given by its own surroundings is not meant for the pods.
+        for name in contract::VARIABLES {
             command.env_remove(name);
         }
         command.envs(&pod.environment).env(contract::HTTP, http.to_string());
