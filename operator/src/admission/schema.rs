@@ -101,7 +101,10 @@ impl Checker {
         for (i, item) in items.iter().enumerate() {
             let same = |other: &Value| keys.iter().all(|key| other.get(key) == item.get(key));
             if items[..i].iter().any(same) {
-                self.refuse(&format!("{field}[{i}]"), format!("repeats the {} of an earlier entry", keys.join(" and ")));
+                self.refuse(
+                    &format!("{field}[{i}]"),
+                    format!("repeats the {} of an earlier entry", keys.join(" and ")),
+                );
             }
         }
     }
@@ -285,16 +288,28 @@ mod tests {
             only(shape(), json!({"size": "2"})),
             "size: expected a whole number, found the text \"2\": write it without quotes, 2"
         );
-        assert_eq!(only(shape(), json!({"size": 1, "name": 5})), "name: expected a text, found 5: write it in quotes, \"5\"");
+        assert_eq!(
+            only(shape(), json!({"size": 1, "name": 5})),
+            "name: expected a text, found 5: write it in quotes, \"5\""
+        );
         assert_eq!(only(shape(), json!({"size": 1, "name": "abcd"})), "name: has 4 characters, at most 3 are allowed");
         assert_eq!(only(shape(), json!({"size": 1, "name": "A"})), "name: \"A\" does not have the form ^[a-z]+$");
         assert_eq!(
             only(shape(), json!({"size": 1, "colour": "gren"})),
             "colour: \"gren\" is not one of red, green: did you mean green?"
         );
-        assert_eq!(only(shape(), json!({"size": 1, "sise": 1})), "sise: is no field that exists here: did you mean size?");
-        assert_eq!(only(shape(), json!({"size": 1, "labels": {"a": 1}})), "labels.a: expected a text, found 1: write it in quotes, \"1\"");
-        assert_eq!(only(shape(), json!({"size": 1, "quantity": [1]})), "quantity: expected a whole number or a text, found a list");
+        assert_eq!(
+            only(shape(), json!({"size": 1, "sise": 1})),
+            "sise: is no field that exists here: did you mean size?"
+        );
+        assert_eq!(
+            only(shape(), json!({"size": 1, "labels": {"a": 1}})),
+            "labels.a: expected a text, found 1: write it in quotes, \"1\""
+        );
+        assert_eq!(
+            only(shape(), json!({"size": 1, "quantity": [1]})),
+            "quantity: expected a whole number or a text, found a list"
+        );
         assert_eq!(only(shape(), json!({"size": null})), "size: is empty: expected a whole number");
     }
 

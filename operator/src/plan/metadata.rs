@@ -22,10 +22,7 @@ pub fn selector_labels(validated: &Validated) -> BTreeMap<String, String> {
 /// Labels of every child.
 pub fn all_labels(validated: &Validated) -> BTreeMap<String, String> {
     let mut all = selector_labels(validated);
-    all.extend(labels([
-        ("app.kubernetes.io/managed-by", "bistro"),
-        ("bistro.dev/subnet", &validated.settings.subnet),
-    ]));
+    all.extend(labels([("app.kubernetes.io/managed-by", "bistro"), ("bistro.dev/subnet", &validated.settings.subnet)]));
     all
 }
 

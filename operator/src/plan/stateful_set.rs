@@ -43,11 +43,7 @@ fn pod_template(validated: &Validated) -> PodTemplateSpec {
     let mut annotations: BTreeMap<String, String> = validated.pod.annotations.clone();
     annotations.insert(metadata::SETTINGS_DIGEST.to_owned(), config_map::digest(validated));
     let mut template = PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(labels),
-            annotations: Some(annotations),
-            ..ObjectMeta::default()
-        }),
+        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
         spec: Some(pod::build(validated)),
     };
     if let Some(partial) = &validated.template {

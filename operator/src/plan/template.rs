@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use super::{Invalid, contract, pod};
 
 /// Paths that the contract mounts.
-const OWNED_MOUNTS: [&str; 4] =
-    [contract::SETTINGS_FOLDER, contract::SECRETS_FOLDER, contract::STATE_FOLDER, "/tmp"];
+const OWNED_MOUNTS: [&str; 4] = [contract::SETTINGS_FOLDER, contract::SECRETS_FOLDER, contract::STATE_FOLDER, "/tmp"];
 /// Volumes that the contract names.
 const OWNED_VOLUMES: [&str; 5] = [pod::SETTINGS_VOLUME, pod::STATE_VOLUME, "tmp", contract::WALLET, contract::BUCKET];
 
@@ -87,7 +86,10 @@ mod tests {
             (worker(json!({"args": ["miner"]})), "args"),
             (worker(json!({"command": ["sh"]})), "args"),
             (worker(json!({"env": [{"name": "BISTRO_STATE", "value": "/x"}]})), "BISTRO_STATE"),
-            (worker(json!({"volumeMounts": [{"name": "x", "mountPath": "/run/bistro/secrets/wallet"}]})), "/run/bistro"),
+            (
+                worker(json!({"volumeMounts": [{"name": "x", "mountPath": "/run/bistro/secrets/wallet"}]})),
+                "/run/bistro",
+            ),
             (json!({"metadata": {"labels": {"app.kubernetes.io/name": "x"}}}), "labels"),
             (json!({"spec": {"volumes": [{"name": "state"}]}}), "volumes[state]"),
             (json!({"spec": {"automountServiceAccountToken": true}}), "spec.template.spec"),

@@ -81,19 +81,8 @@ impl Validated {
 /// Checks a resource together with its Subnet and resolves everything that the builders need.
 pub fn validate<K: Node>(resource: &K, subnet: &Subnet, environment: &Environment) -> Result<Validated, Invalid> {
     // Without `..`: a new field does not compile until it is decided here what it does.
-    let Workload {
-        subnet_ref: _,
-        replicas,
-        wallet,
-        bucket,
-        gpu,
-        resources,
-        suspend,
-        image,
-        storage,
-        pod,
-        template,
-    } = resource.workload().clone();
+    let Workload { subnet_ref: _, replicas, wallet, bucket, gpu, resources, suspend, image, storage, pod, template } =
+        resource.workload().clone();
     let namespace = resource.namespace().unwrap_or_else(|| "default".to_owned());
     let replicas = if suspend { 0 } else { replicas };
     Ok(Validated {
@@ -103,10 +92,8 @@ pub fn validate<K: Node>(resource: &K, subnet: &Subnet, environment: &Environmen
         replicas: i32::try_from(replicas).map_err(|_| Invalid::new("spec.replicas", "is too large"))?,
         image: image.unwrap_or_else(|| environment.image.clone()),
         settings: settings(&namespace, &resource.name_any(), subnet, wallet.dev)?,
-        gpu: gpu.unwrap_or_else(|| Gpu {
-            count: role::spec(K::ROLE).default_gpus,
-            resource_name: NVIDIA_GPU.to_owned(),
-        }),
+        gpu: gpu
+            .unwrap_or_else(|| Gpu { count: role::spec(K::ROLE).default_gpus, resource_name: NVIDIA_GPU.to_owned() }),
         resources,
         storage,
         wallet_secret: wallet.secret_ref.map(|secret| secret.name),
@@ -116,7 +103,6 @@ pub fn validate<K: Node>(resource: &K, subnet: &Subnet, environment: &Environmen
         namespace,
     })
 }
-
 
 fn settings(namespace: &str, name: &str, subnet: &Subnet, dev_wallet: bool) -> Result<Settings, Invalid> {
     let spec = subnet.spec.clone();

@@ -224,7 +224,8 @@ mod tests {
             .map(|w| json!({"window": w, "baseDigest": format!("d{w}"), "admitted": u32::from(w < last)}))
             .collect();
         let reachable = json!({"reachable": true});
-        let value = json!({"role": role, "phase": "waiting", "chain": reachable, "bucket": reachable, "history": history});
+        let value =
+            json!({"role": role, "phase": "waiting", "chain": reachable, "bucket": reachable, "history": history});
         serde_json::from_value(value).expect("a status")
     }
 

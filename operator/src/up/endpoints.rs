@@ -64,9 +64,8 @@ fn find(text: &str) -> Option<(usize, usize, bool)> {
             return None;
         }
         let after_host = text[colon + 3..].strip_prefix(HOST)?;
-        let port = after_host
-            .strip_prefix(':')
-            .map_or(0, |digits| 1 + digits.bytes().take_while(u8::is_ascii_digit).count());
+        let port =
+            after_host.strip_prefix(':').map_or(0, |digits| 1 + digits.bytes().take_while(u8::is_ascii_digit).count());
         let after = &after_host[port..];
         // "devnet.example.org" and "devnet-2" are other hosts.
         if after.starts_with(|c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | ':' | '_' | '@')) {
@@ -101,9 +100,14 @@ mod tests {
 
     #[test]
     fn other_hosts_stay() {
-        for text in
-            ["ws://devnet.example.org:9944", "http://devnet-2:9000", "http://mydevnet", "devnet:9000", "s3://devnet/x", "xws://devnet"]
-        {
+        for text in [
+            "ws://devnet.example.org:9944",
+            "http://devnet-2:9000",
+            "http://mydevnet",
+            "devnet:9000",
+            "s3://devnet/x",
+            "xws://devnet",
+        ] {
             assert_eq!(devnet().replace(text), text);
             assert!(!names_devnet(text));
         }

@@ -124,5 +124,9 @@ fn block_time(text: &str) -> Result<String, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let unit = &text[digits.len()..];
     let well_formed = digits.parse::<u32>().is_ok_and(|number| number > 0) && matches!(unit, "ms" | "s" | "m");
-    if well_formed { Ok(text.to_owned()) } else { Err("write a whole number and ms, s or m, like 250ms or 1s".to_owned()) }
+    if well_formed {
+        Ok(text.to_owned())
+    } else {
+        Err("write a whole number and ms, s or m, like 250ms or 1s".to_owned())
+    }
 }

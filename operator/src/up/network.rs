@@ -66,9 +66,10 @@ pub fn on_devnet(manifests: &Manifests, devnet: &Endpoints) -> Manifests {
         Ok(text) => devnet.replace(text).into_bytes(),
         Err(_) => bytes.clone(),
     };
-    let config_maps = manifests.config_maps.iter().map(|(name, content)| {
-        (name.clone(), content.iter().map(|(key, bytes)| (key.clone(), text(bytes))).collect())
-    });
+    let config_maps = manifests
+        .config_maps
+        .iter()
+        .map(|(name, content)| (name.clone(), content.iter().map(|(key, bytes)| (key.clone(), text(bytes))).collect()));
     Manifests {
         subnets: all(devnet, &manifests.subnets),
         miners: all(devnet, &manifests.miners),
@@ -83,7 +84,8 @@ pub fn on_devnet(manifests: &Manifests, devnet: &Endpoints) -> Manifests {
 
 /// Resolves references and plans every resource.
 pub fn plan(manifests: &Manifests) -> Result<Network, Problems> {
-    let mut planner = Planner { manifests, workloads: Vec::new(), warnings: manifests.warnings.clone(), problems: Vec::new() };
+    let mut planner =
+        Planner { manifests, workloads: Vec::new(), warnings: manifests.warnings.clone(), problems: Vec::new() };
     planner.one_subnet();
     manifests.averagers.iter().for_each(|averager| planner.workload(averager));
     manifests.validators.iter().for_each(|validator| planner.workload(validator));
@@ -174,7 +176,8 @@ impl Planner<'_> {
         .filter_map(|(wanted, field)| wanted.then_some(field))
         .collect();
         if !fields.is_empty() {
-            let warning = format!("{}: {resource}: not honoured outside a cluster: {}", file.display(), fields.join(", "));
+            let warning =
+                format!("{}: {resource}: not honoured outside a cluster: {}", file.display(), fields.join(", "));
             self.warnings.push(warning);
         }
     }

@@ -74,7 +74,9 @@ impl Renderer<'_> {
     pub fn nodes(&self, workload: &Workload) -> Result<Vec<LocalPod>, StateError> {
         let Some(spec) = workload.children.stateful_set.spec.as_ref() else { return Ok(Vec::new()) };
         let Some(pod) = spec.template.spec.as_ref() else { return Ok(Vec::new()) };
-        let Some(container) = pod.containers.iter().find(|c| c.name == contract::CONTAINER) else { return Ok(Vec::new()) };
+        let Some(container) = pod.containers.iter().find(|c| c.name == contract::CONTAINER) else {
+            return Ok(Vec::new());
+        };
         let set = workload.children.stateful_set.name_any();
         (0..spec.replicas.unwrap_or(1))
             .map(|ordinal| {
@@ -172,7 +174,8 @@ impl Renderer<'_> {
         for mount in container.volume_mounts.iter().flatten() {
             let below = mount.mount_path.strip_prefix(contract::SECRETS_FOLDER).and_then(|rest| rest.strip_prefix('/'));
             // One plain folder name: a path could lead out of the pod's folder.
-            let Some(name) = below.filter(|name| !name.is_empty() && !name.contains(['/', '\\']) && *name != "..") else {
+            let Some(name) = below.filter(|name| !name.is_empty() && !name.contains(['/', '\\']) && *name != "..")
+            else {
                 continue;
             };
             let Some(content) = self.content(pod, &mount.name) else { continue };

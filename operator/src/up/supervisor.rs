@@ -78,7 +78,10 @@ impl Supervisor {
                 },
                 Err(error) => {
                     let program = pod.program.display();
-                    return self.fail(&pod, format!("failed to start {program}: {error}: install it, or name its folder with --bin-dir"));
+                    return self.fail(
+                        &pod,
+                        format!("failed to start {program}: {error}: install it, or name its folder with --bin-dir"),
+                    );
                 }
             };
             if *self.wanted.borrow() != Wanted::Running {
@@ -112,7 +115,13 @@ impl Supervisor {
         let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let arguments = pod.arguments.lock().map(|arguments| arguments.clone()).unwrap_or_default();
         let mut command = Command::new(&self.leash);
-        command.arg("leash").arg("--parent").arg(std::process::id().to_string()).arg("--").arg(&pod.program).args(arguments);
+        command
+            .arg("leash")
+            .arg("--parent")
+            .arg(std::process::id().to_string())
+            .arg("--")
+            .arg(&pod.program)
+            .args(arguments);
         // What this program was given by its own surroundings is not meant for the pods.
         for name in contract::VARIABLES {
             command.env_remove(name);

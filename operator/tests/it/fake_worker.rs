@@ -42,7 +42,8 @@ fn plays_its_part() {
     let scenario: Value =
         serde_json::from_str(&fs::read_to_string(Path::new(&folder).join("scenario.json")).expect("a scenario"))
             .expect("JSON");
-    let mut note = fs::OpenOptions::new().create(true).append(true).open(Path::new(&folder).join("notes")).expect("notes");
+    let mut note =
+        fs::OpenOptions::new().create(true).append(true).open(Path::new(&folder).join("notes")).expect("notes");
     writeln!(note, "{pod} {} {}", process::id(), variable("FAKE_ARGS")).expect("noted");
     let part = &scenario[&pod];
     if let Some(code) = part["exits"].as_i64() {
@@ -77,7 +78,8 @@ fn status(part: &Value, started: Instant) -> Value {
     let reached = reached.min(part["stopsAt"].as_u64().unwrap_or(u64::MAX));
     let history: Vec<Value> = (10..=reached)
         .map(|window| {
-            let digest = if part["differsAt"].as_u64() == Some(window) { "ff".to_owned() } else { format!("d{window}") };
+            let digest =
+                if part["differsAt"].as_u64() == Some(window) { "ff".to_owned() } else { format!("d{window}") };
             json!({"window": window, "baseDigest": digest, "heldOutLoss": 4.0 - 0.1 * (window - 10) as f64,
                    "admitted": u32::from(window < reached)})
         })
@@ -89,7 +91,8 @@ fn status(part: &Value, started: Instant) -> Value {
         "verdicts": {"accepted": reached - 10}, "message": part["message"].as_str().unwrap_or_default()});
     if role == "validator" {
         status["firstWeightsBlock"] = json!(if reached > 10 { json!(440) } else { Value::Null });
-        status["scores"] = json!([{"uid": 3, "hotkey": "5miner", "average": 0.75, "weight": 1.0, "verdict": "accepted"}]);
+        status["scores"] =
+            json!([{"uid": 3, "hotkey": "5miner", "average": 0.75, "weight": 1.0, "verdict": "accepted"}]);
     }
     status
 }

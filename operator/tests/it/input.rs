@@ -125,7 +125,8 @@ fn broken_references() {
     );
     let no_subnet = complaint(&[miner()]);
     assert!(no_subnet.starts_with("files: hold no Subnet"), "{no_subnet}");
-    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"hotkey-0": "x"}});
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"hotkey-0": "x"}});
     let with_keys = |name: &str| with(node("Miner", name), "/spec/wallet", json!({"secretRef": {"name": "keys"}}));
     assert_eq!(
         complaint(&[subnet(), secret, with_keys("a"), with_keys("b")]),
@@ -164,5 +165,8 @@ fn jobs_that_cannot_run_here() {
     let command = complaint(&[subnet(), job(json!({"name": "x", "image": image, "command": ["sh"]}))]);
     assert!(command.contains("containers[0].command"), "{command}");
     let field = complaint(&[subnet(), job(json!({"name": "x", "image": image, "arg": ["y"]}))]);
-    assert!(field.contains("spec.template.spec.containers[0].arg: is no field that exists here: did you mean args?"), "{field}");
+    assert!(
+        field.contains("spec.template.spec.containers[0].arg: is no field that exists here: did you mean args?"),
+        "{field}"
+    );
 }

@@ -92,7 +92,11 @@ fn names_leave_room_for_those_of_pods() {
 
 #[test]
 fn sequences_of_a_window_are_all_trained_on() {
-    refused(&with(subnet(), "/spec/run/training/innerSteps", json!(9)), "spec.run", "must equal batchSequences * innerSteps");
+    refused(
+        &with(subnet(), "/spec/run/training/innerSteps", json!(9)),
+        "spec.run",
+        "must equal batchSequences * innerSteps",
+    );
 }
 
 #[test]
@@ -138,7 +142,11 @@ fn averagers_take_over_at_different_windows() {
     let terms = |second: u64| json!([{"hotkey": hotkey}, {"hotkey": hotkey, "fromWindow": second}]);
     accepted(&with(subnet(), "/spec/averagers", terms(10)));
     refused(&with(subnet(), "/spec/averagers", terms(0)), "spec.averagers[1]", "repeats the fromWindow");
-    refused(&with(subnet(), "/spec/averagers", json!([{"hotkey": "5G"}])), "averagers[0].hotkey", "does not have the form");
+    refused(
+        &with(subnet(), "/spec/averagers", json!([{"hotkey": "5G"}])),
+        "averagers[0].hotkey",
+        "does not have the form",
+    );
 }
 
 #[test]
@@ -155,7 +163,11 @@ fn no_field_of_a_resource_is_a_float() {
         for member in ["properties", "items", "additionalProperties"] {
             if let Some(inner) = schema.get(member).filter(|inner| inner.is_object()) {
                 let children = if member == "properties" { inner.clone() } else { json!({ member: inner }) };
-                children.as_object().into_iter().flatten().for_each(|(name, child)| walk(child, &format!("{path}.{name}")));
+                children
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .for_each(|(name, child)| walk(child, &format!("{path}.{name}")));
             }
         }
     }

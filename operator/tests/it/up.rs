@@ -105,12 +105,15 @@ fn ends_after_the_windows_with_a_summary_and_nothing_left() {
     let line = shown.lines().find(|line| line.starts_with("window ") && line.contains("ibex-0")).expect("a line");
     let window: u32 = line[6..12].trim().parse().expect("a window");
     let loss = 4.0 - 0.1 * f64::from(window - 10);
-    let expected = format!("window {window:>5}  ibex-0    uid   3  loss  {loss:.3}  score 0.75  weight  50%  incentive 1.00  accepted");
+    let expected = format!(
+        "window {window:>5}  ibex-0    uid   3  loss  {loss:.3}  score 0.75  weight  50%  incentive 1.00  accepted"
+    );
     assert!(line.starts_with(&expected), "{line}");
     let summary: Value = serde_json::from_str(&fs::read_to_string(summary).expect("written")).expect("JSON");
     assert!(summary["windows"].as_u64() >= Some(2), "{summary}");
     assert!(summary["secondsToFirstWeights"].is_number(), "{summary}");
-    let names: Vec<&str> = summary["nodes"].as_array().expect("nodes").iter().filter_map(|n| n["name"].as_str()).collect();
+    let names: Vec<&str> =
+        summary["nodes"].as_array().expect("nodes").iter().filter_map(|n| n["name"].as_str()).collect();
     assert_eq!(names, ["marmot-0", "eagle-0", "ibex-0"]);
     let ibex = &summary["nodes"][2];
     assert_eq!((&ibex["hotkey"], &ibex["uid"], &ibex["score"]), (&json!("5miner"), &json!(3), &json!(0.75)));
@@ -123,7 +126,8 @@ fn ends_after_the_windows_with_a_summary_and_nothing_left() {
 fn the_pod_contract_is_kept() {
     let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"hotkey-0": "seed", "hotkey-1": "other"}});
     let miner = with(node("Miner", "ibex"), "/spec/wallet", json!({"secretRef": {"name": "keys"}}));
-    let miner = with(with(miner, "/spec/replicas", json!(2)), "/spec/pod", json!({"env": [{"name": "EXTRA", "value": "yes"}]}));
+    let miner =
+        with(with(miner, "/spec/replicas", json!(2)), "/spec/pod", json!({"env": [{"name": "EXTRA", "value": "yes"}]}));
     let scene = Scene::new(&[subnet(), secret, miner], json!({}));
     let mut up = scene.command(&[]).env("BISTRO_SETTINGS", "/elsewhere").spawn().expect("bistro runs");
     scene.wait_for_processes(2);
@@ -145,7 +149,10 @@ fn the_pod_contract_is_kept() {
         assert_eq!(fs::read_to_string(folder.join("secrets/wallet/hotkey-1")).expect("a key"), "other");
         let settings = fs::read_to_string(folder.join("settings.yaml")).expect("settings");
         let settings: bistro_api::Settings = serde_yaml::from_str(&settings).expect("settings");
-        assert_eq!((settings.name.as_str(), settings.namespace.as_str(), settings.dev_wallet), ("ibex", "default", false));
+        assert_eq!(
+            (settings.name.as_str(), settings.namespace.as_str(), settings.dev_wallet),
+            ("ibex", "default", false)
+        );
     }
     signal(&up, Signal::SIGINT);
     assert_eq!(up.wait().expect("ended").code(), Some(0), "Ctrl-C is how it ends");
@@ -230,7 +237,14 @@ fn a_devnet_is_started_and_takes_the_place_of_its_host() {
     let notes = scene.notes();
     let arguments = |pod: &str| notes.iter().find(|(name, _, _)| name == pod).expect("started").2.clone();
     let devnet = arguments("devnet");
-    for part in ["--rpc 127.0.0.1:0", "--s3 127.0.0.1:0", "--block-time 250ms", "--tempo 40", "--weights-rate-limit 40", "--finality-lag 3"] {
+    for part in [
+        "--rpc 127.0.0.1:0",
+        "--s3 127.0.0.1:0",
+        "--block-time 250ms",
+        "--tempo 40",
+        "--weights-rate-limit 40",
+        "--finality-lag 3",
+    ] {
         assert!(devnet.contains(part), "{devnet}");
     }
     assert_eq!(arguments("job-dig"), "dataset --endpoint=http://127.0.0.1:19000");
@@ -286,5 +300,9 @@ fn a_missing_program_is_named() {
     fs::remove_file(scene.path().join("bistro-worker")).expect("removed");
     let output = scene.run(&[]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("bistro-worker does not exist: build or install it"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("bistro-worker does not exist: build or install it"),
+        "{}",
+        text(&output.stderr)
+    );
 }
