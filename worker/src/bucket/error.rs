@@ -146,7 +146,10 @@ impl At {
                 Error::BadCredentials { op, bucket, key, code }
             }
             (_, 401 | 403) => Error::Denied { op, bucket, key, code },
-            ("SlowDown" | "RequestTimeout", _) | (_, 408 | 429 | 500..=599) => Error::Busy { op, bucket, key, status, code },
+            // 409: another conditional write to this key is under way. Sent again, one of them gets 412.
+            ("SlowDown" | "RequestTimeout", _) | (_, 408 | 409 | 429 | 500..=599) => {
+                Error::Busy { op, bucket, key, status, code }
+            }
             _ => {
                 let message = bounded(error.message().unwrap_or("no message"));
                 Error::Refused { op, bucket, key, status, code, message }

@@ -12,7 +12,7 @@ mod transfer;
 
 use std::{sync::Arc, time::Duration};
 
-use aws_sdk_s3::{Client, error::ProvideErrorMetadata, primitives::ByteStream};
+use aws_sdk_s3::{Client, primitives::ByteStream};
 use bistro_api::settings;
 use bytes::Bytes;
 
@@ -205,13 +205,7 @@ impl Bucket {
                 self.inner.telemetry.metrics.upload_bytes.inc_by(size);
                 Ok(Answer::ok(Put::Stored))
             }
-            // 412: an object is there. 409: another conditional write to this key is under way, and one of them wins.
-            Err(e) if only_new && matches!(error::status(&e), Some(412 | 409)) => {
-                if e.code() == Some("ConditionalRequestConflict") || error::status(&e) == Some(409) {
-                    tracing::debug!("two conditional writes to {key} met");
-                }
-                Ok(Answer { value: Put::Exists, outcome: "exists" })
-            }
+            Err(e) if only_new && error::status(&e) == Some(412) => Ok(Answer { value: Put::Exists, outcome: "exists" }),
             Err(e) => Err(at.failed(e)),
         }
     }

@@ -121,11 +121,18 @@ impl Chain {
     async fn send(&self, signer: &Hotkey, name: &'static str, call: &Call) -> Result<Sent, Error> {
         let what = format!("send {name}");
         let nonce = patiently(|| self.next_nonce(signer, &what)).await?;
-        let at = self.inner.api.at_current_block().await.map_err(|e| Error::sorted(&what, "newest", &e))?;
+        let newest = || async {
+            self.inner.api.at_current_block().await.map_err(|e| Error::sorted(&what, "newest", &e))
+        };
+        let at = patiently(newest).await?;
         let until = at.block_number() + MORTAL + SPARE;
         let params = DefaultExtrinsicParamsBuilder::new().nonce(nonce).mortal(MORTAL).build();
         let signed = at.tx().create_signed(call, signer, params).await;
-        let signed = signed.map_err(|e| Error::sorted(&what, "newest", &e))?;
+        let signed = match signed.map_err(|e| Error::sorted(&what, "newest", &e)) {
+            Ok(signed) => signed,
+            Err(error) if error.is_transient() => return Ok(Sent::Again(error.to_string())),
+            Err(error) => return Err(error),
+        };
         match signed.submit_and_watch().await {
             Ok(progress) => self.followed(name, progress, until).await,
             Err(ExtrinsicError::ErrorSubmittingTransaction(BackendError::Rpc(RpcError::ClientError(
@@ -145,7 +152,7 @@ impl Chain {
         loop {
             let status = tokio::select! {
                 status = progress.next() => status,
-                _ = self.wait_for(until) => return Ok(Sent::Again("it was in no block in time".to_owned())),
+                _ = self.wait_for(until) => return Ok(Sent::Doubtful("no word of it in time".to_owned(), until)),
             };
             match status {
                 Some(Ok(TransactionStatus::InFinalizedBlock(at))) => return self.outcome(name, &at, until).await,

@@ -71,7 +71,8 @@ fn mean_share(weights: &[(u16, Vec<(u16, u16)>)], uid: u16) -> f64 {
         (total > 0.0).then(|| own / total)
     };
     let shares: Vec<f64> = weights.iter().filter_map(|(_, row)| share(row)).collect();
-    shares.iter().sum::<f64>() / shares.len().max(1) as f64
+    // Not sum(): of nothing that is -0.
+    shares.iter().fold(0.0, |total, share| total + share) / shares.len().max(1) as f64
 }
 
 #[cfg(test)]

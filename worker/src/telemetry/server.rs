@@ -36,9 +36,7 @@ impl Server {
 
 /// Listens on `address` (BISTRO_HTTP, such as `0.0.0.0:8080`; port 0 takes a free one) until `stop` is cancelled.
 pub async fn serve(address: &str, telemetry: Telemetry, stop: CancellationToken) -> std::io::Result<Server> {
-    let listener = TcpListener::bind(address)
-        .await
-        .map_err(|e| std::io::Error::new(e.kind(), format!("failed to listen on {address} (BISTRO_HTTP): {e}")))?;
+    let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     let routes = Router::new()
         .route("/metrics", get(metrics))

@@ -65,6 +65,9 @@ impl<T: Config> Pallet<T> {
         Self::burn(&coldkey, Burn::<T>::get(netuid))?;
         if !Owner::<T>::contains_key(&hotkey) {
             Owner::<T>::insert(&hotkey, &coldkey);
+            // A hotkey has no balance, and FRAME's CheckNonce lets only accounts that exist sign; mainnet's
+            // lets hotkeys sign calls that cost nothing. One reference makes the account exist.
+            frame_system::Pallet::<T>::inc_sufficients(&hotkey);
         }
         ensure!(
             Owner::<T>::get(&hotkey) == coldkey,

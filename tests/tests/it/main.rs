@@ -1,0 +1,5 @@
+//! Tests across crates: real nodes over a real chain client and a real S3 protocol.
+
+mod quickstart;
+mod subnet;
+mod support;

@@ -1,0 +1,211 @@
+//! A subnet of real nodes in this process, over a devnet of its own.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use bistro_api::{NodeStatus, Role, Settings, settings};
+use bistro_devnet::{Devnet, Options};
+use bistro_protocol::{
+    check::Verdict,
+    clock::Clock,
+    hotkey::Hotkey,
+    manifest::{MAX_MANIFEST, Manifest},
+    object::{self, Agreement, Kind},
+};
+use bistro_worker::{
+    bucket::{Bucket, Credentials},
+    chain::{Chain, DevWallet},
+    data::{self, BucketFolder, FolderDocuments},
+    environment::Environment,
+    failure::Failure,
+    roles,
+    telemetry::Telemetry,
+};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for anything: only so that a broken test ends.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Devnet, bucket with a dataset, and the agreement of a small run.
+pub struct Subnet {
+    pub devnet: Devnet,
+    pub chain: Chain,
+    pub settings: Settings,
+    folder: tempfile::TempDir,
+}
+
+impl Subnet {
+    /// A chain with four blocks a second and a dataset made of this workspace's own sources.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let options = Options { data: folder.path().join("devnet"), ..Options::default() };
+        let devnet = Devnet::start(options).await.expect("a devnet starts");
+        let digest = prepare_dataset(&devnet).await;
+        let settings = small_run(&devnet, &digest);
+        let chain = Chain::connect(&settings.chain, Telemetry::new(Role::Miner)).await.expect("the chain answers");
+        Self { devnet, chain, settings, folder }
+    }
+
+    /// Starts a node, or starts it again with the state that it left.
+    pub fn node(&self, role: Role, name: &str) -> Node {
+        let folder = self.folder.path().join(name);
+        std::fs::create_dir_all(folder.join("state")).expect("a folder");
+        let settings = Settings { name: name.to_owned(), ..self.settings.clone() };
+        let text = serde_json::to_string(&settings).expect("plain data");
+        std::fs::write(folder.join("settings.yaml"), text).expect("JSON is YAML");
+        Node::start(role, &folder)
+    }
+
+    pub fn agreement(&self) -> Agreement {
+        Agreement {
+            genesis: self.devnet.genesis(),
+            netuid: self.settings.netuid,
+            run: self.settings.run.id,
+            run_digest: bistro_api::digest::run_digest(&self.settings.run),
+        }
+    }
+
+    pub fn clock(&self) -> Clock {
+        Clock::new(&self.settings.run.schedule).expect("the phases fit")
+    }
+
+    pub fn wallet(&self, role: Role, name: &str) -> DevWallet {
+        DevWallet::derive(&self.settings.namespace, role.as_str(), name, 0)
+    }
+
+    pub async fn bucket(&self, wallet: &DevWallet) -> Bucket {
+        let credentials = Credentials::development(&wallet.hotkey.ss58());
+        Bucket::new(&self.settings.bucket, credentials, Telemetry::new(Role::Miner)).await.expect("sound settings")
+    }
+
+    /// The manifest of a window by the averager called `averager`; waits until it is there.
+    pub async fn manifest(&self, window: u64) -> Manifest {
+        let wallet = self.wallet(Role::Averager, "averager");
+        let (bucket, hotkey) = (self.bucket(&wallet).await, Hotkey(wallet.hotkey.public()));
+        let key = self.agreement().key(&hotkey, window, Kind::Manifest);
+        let found = wait(async || bucket.get(&key, MAX_MANIFEST).await.expect("the bucket answers")).await;
+        object::open(&self.agreement(), &hotkey, window, Kind::Manifest, &found.bytes).expect("a sound manifest").body
+    }
+
+    /// What the manifest says of a hotkey.
+    pub async fn verdict(&self, window: u64, wallet: &DevWallet) -> Option<Verdict> {
+        let hotkey = Hotkey(wallet.hotkey.public());
+        self.manifest(window).await.neurons.iter().find(|e| e.hotkey == hotkey).map(|e| e.verdict)
+    }
+}
+
+/// Calls `ask` until it answers, or fails the test.
+pub async fn wait<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let asking = async {
+        loop {
+            if let Some(answer) = ask().await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.expect("it comes in time")
+}
+
+async fn prepare_dataset(devnet: &Devnet) -> String {
+    let keys = Credentials::Keys { access_key_id: "admin".into(), secret_access_key: "admin".into() };
+    let bucket = Bucket::new(&bucket_settings(devnet), keys, Telemetry::new(Role::Miner)).await.expect("sound settings");
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/src");
+    let mut documents = FolderDocuments::new(&sources, &["rs".to_owned()]).expect("sources");
+    let sink = BucketFolder::new(bucket, "datasets/test");
+    data::prepare(&mut documents, &sink, None, |_| ()).await.expect("the devnet takes it").digest
+}
+
+fn bucket_settings(devnet: &Devnet) -> settings::Bucket {
+    let text = json!({ "name": "bistro", "endpoint": devnet.s3_url() });
+    serde_json::from_value(text).expect("sound settings")
+}
+
+fn small_run(devnet: &Devnet, digest: &str) -> Settings {
+    let text = json!({
+        "namespace": "default", "name": "", "subnet": "test", "netuid": 1, "devWallet": true,
+        "chain": { "endpoints": [devnet.rpc_url()] },
+        "bucket": { "name": "bistro", "endpoint": devnet.s3_url() },
+        "run": {
+            "id": 1,
+            "from": { "seed": 1 },
+            "schedule": { "windowBlocks": 40, "commitBlocks": 8, "uploadBlocks": 8, "mergeBlocks": 8, "skewSeconds": 0 },
+            "dataset": { "prefix": "datasets/test", "digest": digest, "sequenceLength": 32, "pageSequences": 2, "pagesPerWindow": 4 },
+            "model": { "preset": "test" },
+            "training": { "learningRate": "1e-2", "batchSequences": 4, "innerSteps": 2 },
+            "mechanism": { "cosine": { "sliceRatio": 4 } }
+        }
+    });
+    serde_json::from_value(text).expect("sound settings")
+}
+
+/// One node of the subnet.
+pub struct Node {
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), Failure>>,
+    http: SocketAddr,
+}
+
+impl Node {
+    fn start(role: Role, folder: &Path) -> Self {
+        let http = free_port();
+        let stop = CancellationToken::new();
+        let environment = Environment {
+            settings: folder.join("settings.yaml"),
+            secrets: PathBuf::from("no secrets: development keys"),
+            state: folder.join("state"),
+            http: http.to_string(),
+            threads: 1,
+            ordinal: 0,
+            watch_stdin: false,
+        };
+        Self { task: tokio::spawn(roles::run(role, environment, stop.clone())), stop, http }
+    }
+
+    /// What the node says of itself, if it answers.
+    pub async fn status(&self) -> Option<NodeStatus> {
+        let mut stream = TcpStream::connect(self.http).await.ok()?;
+        stream.write_all(b"GET /status HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await.ok()?;
+        let mut answer = Vec::new();
+        stream.take(1 << 20).read_to_end(&mut answer).await.ok()?;
+        let body = answer.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+        serde_json::from_slice(&answer[body..]).ok()
+    }
+
+    /// Waits until the status is as asked; fails at once when the node has failed for good.
+    pub async fn until(&self, mut asked: impl FnMut(&NodeStatus) -> bool) -> NodeStatus {
+        wait(async || {
+            assert!(!self.task.is_finished(), "the node has stopped");
+            self.status().await.filter(|s| asked(s))
+        })
+        .await
+    }
+
+    /// Asks it to stop and waits for the end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("it stops in time");
+        ended.expect("no panic").expect("no failure");
+    }
+
+    /// Ends it without a word, as a kill does.
+    pub async fn kill(self) {
+        self.task.abort();
+        let _aborted = self.task.await;
+        self.stop.cancel();
+    }
+}
+
+fn free_port() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("an address")
+}
