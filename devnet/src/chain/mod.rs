@@ -8,6 +8,8 @@ pub mod genesis;
 pub mod pool;
 mod producer;
 mod store;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     Options,

@@ -6,12 +6,14 @@
 //!
 //! Both are lists of records (length, checksum, SCALE bytes). Appending needs no fsync to survive a kill; a
 //! record that a power cut tore is recognised by its checksum and cut off. Files appear by rename, after fsync.
-//! A block goes to `blocks.log` first: one that has no change record never happened and is cut off too.
+//! A block goes to `blocks.log` first: one that has no change record never happened and is cut off too. Records
+//! of states name their block by its hash, so that what a cut off block left behind is never taken for the state
+//! of the block that came in its place.
 
 use super::Error;
 use crate::runtime::Header;
 use codec::{Decode, Encode};
-use sp_core::storage::Storage;
+use sp_core::{H256, storage::Storage};
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
@@ -57,7 +59,7 @@ impl Store {
             std::fs::remove_file(segment_path(folder, number))
                 .map_err(|source| failed(folder, source))?;
         }
-        write_segment(folder, 0, state)?;
+        write_segment(folder, genesis, state)?;
         let mut bytes = MAGIC.to_vec();
         let offset = bytes.len() as u64;
         push_record(&mut bytes, &(genesis, Vec::<Vec<u8>>::new()).encode());
@@ -87,8 +89,8 @@ impl Store {
                 offsets.push(offset);
             })
         })?;
-        let states = load_states(folder, headers.len())?;
-        let Some((last, _)) = states.last() else {
+        let states = load_states(folder, &headers)?;
+        let Some((last, newest)) = states.last() else {
             return Err(Error::Damaged { path });
         };
         let kept = *last as usize + 1;
@@ -97,23 +99,23 @@ impl Store {
             headers.truncate(kept);
             offsets.truncate(kept);
         }
+        for stale in segments(folder)?.into_iter().filter(|start| start > last) {
+            let path = segment_path(folder, stale);
+            std::fs::remove_file(&path).map_err(|source| failed(&path, source))?;
+        }
         let blocks = open(&path)?;
         blocks
             .set_len(end)
             .and_then(|()| blocks.sync_data())
             .map_err(|source| failed(&path, source))?;
         // A new segment, so that nothing is ever appended after a torn record.
-        let (number, state) = states
-            .last()
-            .map(|(n, state)| (*n, state.clone()))
-            .unwrap_or_default();
-        write_segment(folder, number, &state)?;
+        write_segment(folder, &headers[*last as usize], newest)?;
         let store = Store {
             folder: folder.to_path_buf(),
             blocks,
             offsets,
             end,
-            state: open_to_append(&segment_path(folder, number))?,
+            state: open_to_append(&segment_path(folder, *last))?,
         };
         Ok(Some((store, Loaded { headers, states })))
     }
@@ -135,7 +137,7 @@ impl Store {
         let mut record = Vec::new();
         push_record(
             &mut record,
-            &(header.number, changes(&old.top, &new.top)).encode(),
+            &(header.number, header.hash(), changes(&old.top, &new.top)).encode(),
         );
         self.state
             .write_all(&record)
@@ -143,7 +145,7 @@ impl Store {
         self.offsets.push(self.end);
         self.end += bytes.len() as u64;
         if header.number.is_multiple_of(SEGMENT) {
-            self.begin_segment(header.number, new)?;
+            self.begin_segment(header, new)?;
         }
         Ok(())
     }
@@ -169,12 +171,13 @@ impl Store {
             .map_err(|_| Error::Damaged { path })
     }
 
-    fn begin_segment(&mut self, number: u32, state: &Storage) -> Result<(), Error> {
+    fn begin_segment(&mut self, header: &Header, state: &Storage) -> Result<(), Error> {
+        let number = header.number;
         // A whole state on disk must never be ahead of the blocks that led to it.
         self.blocks
             .sync_data()
             .map_err(|source| failed(&self.folder, source))?;
-        write_segment(&self.folder, number, state)?;
+        write_segment(&self.folder, header, state)?;
         self.state = open_to_append(&segment_path(&self.folder, number))?;
         let all = segments(&self.folder)?;
         // The second newest that is at least SEGMENT blocks old still serves; everything before it does not.
@@ -192,38 +195,46 @@ impl Store {
     }
 }
 
-/// Rebuilds the states of blocks below `blocks` from the segments: every one still on disk, at most 2 * SEGMENT.
-fn load_states(folder: &Path, blocks: usize) -> Result<Vec<(u32, Arc<Storage>)>, Error> {
+/// Rebuilds the states of the newest blocks, at most [`SEGMENT`], oldest first and without gaps.
+fn load_states(folder: &Path, headers: &[Header]) -> Result<Vec<(u32, Arc<Storage>)>, Error> {
     let mut states: BTreeMap<u32, Arc<Storage>> = BTreeMap::new();
     for start in segments(folder)? {
         let mut current: Option<(u32, Storage)> = None;
         for_each_record(&segment_path(folder, start), |_, bytes| {
-            let next = match current.take() {
+            let (number, hash, state) = match current.take() {
                 None => {
-                    let (number, pairs) = <(u32, Pairs)>::decode(&mut &bytes[..]).ok()?;
-                    (number == start).then(|| (number, storage(pairs)))
+                    let (number, hash, pairs) =
+                        <(u32, H256, Pairs)>::decode(&mut &bytes[..]).ok()?;
+                    (number, hash, storage(pairs))
                 }
-                Some((number, mut state)) => {
-                    let (next, changes) = <(u32, Changes)>::decode(&mut &bytes[..]).ok()?;
+                Some((previous, mut state)) => {
+                    let (number, hash, changes) =
+                        <(u32, H256, Changes)>::decode(&mut &bytes[..]).ok()?;
                     apply(&mut state.top, changes);
-                    (next == number + 1).then_some((next, state))
+                    (number == previous + 1).then_some((number, hash, state))?
                 }
             };
-            let (number, state) = next?;
+            let header = headers.get(number as usize)?;
             // A clone each: only of those that are still needed.
-            let age = blocks.checked_sub(number as usize);
-            if age.is_some_and(|age| (1..=SEGMENT as usize + 2).contains(&age)) {
+            if headers.len() - number as usize <= SEGMENT as usize + 1 {
+                if header.hash() != hash {
+                    return None;
+                }
                 states.insert(number, Arc::new(state.clone()));
             }
             current = Some((number, state));
             Some(())
         })?;
     }
-    let newest = states.keys().next_back().copied().unwrap_or(0);
-    Ok(states
-        .into_iter()
-        .filter(|(number, _)| number + SEGMENT >= newest)
-        .collect())
+    let mut newest: Vec<(u32, Arc<Storage>)> = Vec::new();
+    for (number, state) in states.into_iter().rev().take(SEGMENT as usize) {
+        if newest.last().is_some_and(|(next, _)| number + 1 != *next) {
+            break;
+        }
+        newest.push((number, state));
+    }
+    newest.reverse();
+    Ok(newest)
 }
 
 fn storage(pairs: Pairs) -> Storage {
@@ -255,11 +266,11 @@ fn changes(old: &BTreeMap<Vec<u8>, Vec<u8>>, new: &BTreeMap<Vec<u8>, Vec<u8>>) -
     gone.chain(set).collect()
 }
 
-fn write_segment(folder: &Path, number: u32, state: &Storage) -> Result<(), Error> {
+fn write_segment(folder: &Path, header: &Header, state: &Storage) -> Result<(), Error> {
     let pairs: Vec<(&Vec<u8>, &Vec<u8>)> = state.top.iter().collect();
     let mut bytes = MAGIC.to_vec();
-    push_record(&mut bytes, &(number, pairs).encode());
-    write_atomically(&segment_path(folder, number), &bytes)
+    push_record(&mut bytes, &(header.number, header.hash(), pairs).encode());
+    write_atomically(&segment_path(folder, header.number), &bytes)
 }
 
 fn segment_path(folder: &Path, number: u32) -> PathBuf {

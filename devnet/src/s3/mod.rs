@@ -1,6 +1,7 @@
 //! The bucket: an S3 server over a folder, with signatures, rules of access and atomic conditional writes.
 
 mod access;
+mod answer;
 mod auth;
 mod body;
 mod folder;

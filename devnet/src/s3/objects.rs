@@ -6,9 +6,10 @@
 use super::{
     BUCKET,
     access::may_write,
+    answer::{condition, length, max_keys, objects, prefixes},
     body::{self, Claims},
-    folder::{Attributes, Condition, Folder, Opened, Stat, internal},
-    listing::{self, MAX_KEYS, Page, Query},
+    folder::{Attributes, Folder, Opened, internal},
+    listing::{self, Page, Query},
     uploads::Uploads,
 };
 use s3s::{S3, S3Request, S3Response, S3Result, dto::*, s3_error};
@@ -72,59 +73,23 @@ fn access_key<T>(request: &S3Request<T>) -> S3Result<String> {
     Ok(credentials.access_key.clone())
 }
 
-fn condition(
-    if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
-) -> S3Result<Condition> {
-    match (if_match, if_none_match) {
-        (None, None) => Ok(Condition::Always),
-        (None, Some(ETagCondition::Any)) => Ok(Condition::Absent),
-        (Some(ETagCondition::Any), None) => Ok(Condition::Present(None)),
-        (Some(ETagCondition::ETag(e_tag)), None) => {
-            Ok(Condition::Present(Some(e_tag.into_value())))
+/// What a request says about its bytes. Both inputs that have bytes name these fields alike, without a trait.
+macro_rules! claims {
+    ($input:ident, $trailers:expr) => {
+        Claims {
+            length: $input.content_length,
+            algorithm: $input.checksum_algorithm.clone(),
+            checksum: Checksum {
+                checksum_crc32: $input.checksum_crc32.clone(),
+                checksum_crc32c: $input.checksum_crc32c.clone(),
+                checksum_sha1: $input.checksum_sha1.clone(),
+                checksum_sha256: $input.checksum_sha256.clone(),
+                checksum_crc64nvme: $input.checksum_crc64nvme.clone(),
+                ..Default::default()
+            },
+            trailers: $trailers,
         }
-        _ => Err(s3_error!(
-            NotImplemented,
-            "a write knows If-None-Match: * or If-Match, not both"
-        )),
-    }
-}
-
-fn length(size: u64) -> S3Result<i64> {
-    i64::try_from(size).map_err(|_| s3_error!(InternalError, "the object is too large"))
-}
-
-fn object((key, stat): (String, Stat)) -> S3Result<Object> {
-    let Stat {
-        size,
-        modified,
-        e_tag,
-    } = stat;
-    Ok(Object {
-        key: Some(key),
-        size: Some(length(size)?),
-        last_modified: Some(modified.into()),
-        e_tag: Some(ETag::Strong(e_tag)),
-        ..Default::default()
-    })
-}
-
-fn max_keys(asked: Option<i32>) -> usize {
-    asked.map_or(MAX_KEYS, |asked| {
-        usize::try_from(asked).unwrap_or(0).min(MAX_KEYS)
-    })
-}
-
-fn prefixes(page: &[String]) -> Option<Vec<CommonPrefix>> {
-    let prefix = |prefix: &String| CommonPrefix {
-        prefix: Some(prefix.clone()),
     };
-    (!page.is_empty()).then(|| page.iter().map(prefix).collect())
-}
-
-fn objects(page: Vec<(String, Stat)>) -> S3Result<Option<Vec<Object>>> {
-    let objects = page.into_iter().map(object).collect::<S3Result<Vec<_>>>()?;
-    Ok((!objects.is_empty()).then_some(objects))
 }
 
 #[async_trait::async_trait]
@@ -293,19 +258,7 @@ impl S3 for Bucket {
             content_type: input.content_type,
             user: input.metadata,
         };
-        let claims = Claims {
-            length: input.content_length,
-            algorithm: input.checksum_algorithm,
-            checksum: Checksum {
-                checksum_crc32: input.checksum_crc32,
-                checksum_crc32c: input.checksum_crc32c,
-                checksum_sha1: input.checksum_sha1,
-                checksum_sha256: input.checksum_sha256,
-                checksum_crc64nvme: input.checksum_crc64nvme,
-                ..Default::default()
-            },
-            trailers: trailing_headers,
-        };
+        let claims = claims!(input, trailing_headers);
         let path = self.folder.temporary_path();
         body::receive(input.body, claims, &path).await?;
         let commit = move |folder: &Folder, _: &Uploads| {
@@ -390,19 +343,7 @@ impl S3 for Bucket {
             ..
         } = request;
         ours(&input.bucket)?;
-        let claims = Claims {
-            length: input.content_length,
-            algorithm: input.checksum_algorithm,
-            checksum: Checksum {
-                checksum_crc32: input.checksum_crc32,
-                checksum_crc32c: input.checksum_crc32c,
-                checksum_sha1: input.checksum_sha1,
-                checksum_sha256: input.checksum_sha256,
-                checksum_crc64nvme: input.checksum_crc64nvme,
-                ..Default::default()
-            },
-            trailers: trailing_headers,
-        };
+        let claims = claims!(input, trailing_headers);
         let path = self.folder.temporary_path();
         let size = body::receive(input.body, claims, &path).await?;
         let (id, key, number) = (input.upload_id, input.key, input.part_number);

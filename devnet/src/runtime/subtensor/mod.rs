@@ -11,6 +11,8 @@
 
 pub mod epoch;
 mod registration;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use pallet::*;
