@@ -114,8 +114,7 @@ impl From<Args> for Options {
 
 /// Runs a devnet until SIGTERM or SIGINT.
 pub fn main(args: Args) -> ExitCode {
-    let filter = EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| EnvFilter::new("info,s3s=warn,jsonrpsee=warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,s3s=warn,jsonrpsee=warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -142,15 +141,8 @@ async fn run(options: Options) -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let devnet = Devnet::start(options).await?;
-    let (rpc, s3, genesis) = (
-        devnet.rpc_url(),
-        devnet.s3_url(),
-        hex::encode(devnet.genesis()),
-    );
-    writeln!(
-        std::io::stdout(),
-        "bistro-devnet ready rpc={rpc} s3={s3} genesis=0x{genesis}"
-    )?;
+    let (rpc, s3, genesis) = (devnet.rpc_url(), devnet.s3_url(), hex::encode(devnet.genesis()));
+    writeln!(std::io::stdout(), "bistro-devnet ready rpc={rpc} s3={s3} genesis=0x{genesis}")?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -167,13 +159,9 @@ fn fail(error: &dyn std::error::Error) -> ExitCode {
 
 /// A duration above zero and up to an hour: a whole number and `ms`, `s` or `m`.
 fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(text.len());
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
-    let number: u64 = number
-        .parse()
-        .map_err(|_| "expected a whole number and ms, s or m, like 250ms")?;
+    let number: u64 = number.parse().map_err(|_| "expected a whole number and ms, s or m, like 250ms")?;
     let duration = match unit {
         "ms" => Duration::from_millis(number),
         "s" => Duration::from_secs(number),
@@ -201,17 +189,7 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("12s"), Ok(Duration::from_secs(12)));
         assert_eq!(duration("60m"), Ok(Duration::from_secs(3600)));
-        for wrong in [
-            "",
-            "1",
-            "s",
-            "0s",
-            "1.5s",
-            "-1s",
-            "1h",
-            "61m",
-            "99999999999999999999s",
-        ] {
+        for wrong in ["", "1", "s", "0s", "1.5s", "-1s", "1h", "61m", "99999999999999999999s"] {
             assert!(duration(wrong).is_err(), "{wrong:?}");
         }
     }

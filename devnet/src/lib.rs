@@ -81,15 +81,7 @@ impl Devnet {
         let s3_server = s3::Server::start(bucket, options.s3).await?;
         let (rpc, rpc_server) = rpc::serve(chain.clone(), options.rpc).await?;
         let producer = Producer::start(chain.clone(), options.block_time)?;
-        Ok(Devnet {
-            chain,
-            rpc,
-            s3: s3_server.address(),
-            rpc_server,
-            s3_server,
-            producer,
-            _lock: lock,
-        })
+        Ok(Devnet { chain, rpc, s3: s3_server.address(), rpc_server, s3_server, producer, _lock: lock })
     }
 
     /// Where the chain answers: `ws://` and, at the same place, `http://`.
@@ -109,15 +101,7 @@ impl Devnet {
 
     /// Stops the clock and both servers, and waits until open requests are answered.
     pub async fn shutdown(self) {
-        let Devnet {
-            chain: _chain,
-            rpc: _,
-            s3: _,
-            rpc_server,
-            s3_server,
-            producer,
-            _lock,
-        } = self;
+        let Devnet { chain: _chain, rpc: _, s3: _, rpc_server, s3_server, producer, _lock } = self;
         // Joins a thread that is at most one block away from its end.
         drop(producer);
         if rpc_server.stop().is_ok() {
@@ -129,17 +113,12 @@ impl Devnet {
 
 /// Takes the data folder for this process alone; the lock goes with the file, however the process ends.
 fn lock(folder: &Path) -> Result<File, Error> {
-    let data = |source| Error::Data {
-        path: folder.to_path_buf(),
-        source,
-    };
+    let data = |source| Error::Data { path: folder.to_path_buf(), source };
     std::fs::create_dir_all(folder).map_err(data)?;
     let file = File::create(folder.join("lock")).map_err(data)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse {
-            path: folder.to_path_buf(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: folder.to_path_buf() }),
         Err(TryLockError::Error(source)) => Err(data(source)),
     }
 }

@@ -43,8 +43,7 @@ impl Options {
     }
 
     pub(crate) fn weights_rate_limit(&self) -> u64 {
-        self.weights_rate_limit
-            .unwrap_or(u64::from(self.window_blocks))
+        self.weights_rate_limit.unwrap_or(u64::from(self.window_blocks))
     }
 }
 

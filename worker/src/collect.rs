@@ -84,7 +84,9 @@ async fn work_of(node: &Node, rules: &Rules<'_>, uid: u16, hotkey: Hotkey) -> Re
     let found = bounded(node, &node.key(&hotkey, rules.window, Kind::Commit), MAX_COMMIT).await?;
     let commit = match found {
         // Larger than any commit: whatever it is, it is late or unreadable, in this order.
-        Found::TooLarge(stored) => rules.commit(&hotkey, true, Some((&[0; MAX_COMMIT as usize + 1], stored.last_modified))),
+        Found::TooLarge(stored) => {
+            rules.commit(&hotkey, true, Some((&[0; MAX_COMMIT as usize + 1], stored.last_modified)))
+        }
         Found::Object(bytes, last_modified) => rules.commit(&hotkey, true, Some((&bytes, last_modified))),
         Found::Nothing => rules.commit(&hotkey, true, None),
     };
@@ -118,7 +120,8 @@ async fn bounded(node: &Node, key: &str, most: u64) -> Result<Found, Failure> {
         Ok(None) => Ok(Found::Nothing),
         Err(crate::bucket::Error::TooLarge { .. }) => {
             let head = node.bucket.head(key).await?;
-            Ok(head.map_or(Found::Nothing, |h| Found::TooLarge(Stored { size: h.size, last_modified: h.last_modified })))
+            Ok(head
+                .map_or(Found::Nothing, |h| Found::TooLarge(Stored { size: h.size, last_modified: h.last_modified })))
         }
         Err(error) => Err(error.into()),
     }

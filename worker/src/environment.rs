@@ -76,7 +76,9 @@ fn check(settings: &Settings) -> Result<(), String> {
         return Err("run.mechanism: name exactly one mechanism: cosine".into());
     };
     if cosine.residual_decay.value() != 0.0 {
-        return Err("run.mechanism.cosine.residualDecay: only \"0\" works: progress that is not published is dropped".into());
+        return Err(
+            "run.mechanism.cosine.residualDecay: only \"0\" works: progress that is not published is dropped".into()
+        );
     }
     if run.merge.rule.mean.is_none() {
         return Err("run.merge.rule: name exactly one rule: mean".into());

@@ -124,7 +124,12 @@ impl Follower {
             status.held_out_loss = loss.or(status.held_out_loss);
         });
         let admitted = 0;
-        node.telemetry.status.record(WindowRecord { window: self.window, base_digest: digest, held_out_loss: loss, admitted });
+        node.telemetry.status.record(WindowRecord {
+            window: self.window,
+            base_digest: digest,
+            held_out_loss: loss,
+            admitted,
+        });
     }
 
     async fn manifest_of_this_window(&self, node: &Node) -> Result<(Hotkey, Vec<u8>), Failure> {

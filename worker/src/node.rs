@@ -93,11 +93,41 @@ pub struct Parts {
 impl Node {
     /// A node that is ready to work.
     pub fn new(parts: Parts) -> Self {
-        let Parts { settings, environment, agreement, clock, wallet, chain, bucket, dataset, pages, engine, telemetry, state, stop } = parts;
+        let Parts {
+            settings,
+            environment,
+            agreement,
+            clock,
+            wallet,
+            chain,
+            bucket,
+            dataset,
+            pages,
+            engine,
+            telemetry,
+            state,
+            stop,
+        } = parts;
         let hotkey = Hotkey(wallet.public());
         let heads = chain.heads();
         let engine = Arc::new(Mutex::new(engine));
-        Self { settings, environment, agreement, clock, wallet, hotkey, chain, bucket, dataset, pages, telemetry, state, stop, engine, heads }
+        Self {
+            settings,
+            environment,
+            agreement,
+            clock,
+            wallet,
+            hotkey,
+            chain,
+            bucket,
+            dataset,
+            pages,
+            telemetry,
+            state,
+            stop,
+            engine,
+            heads,
+        }
     }
 
     /// What the background task needs that shows the chain's view of this node.
@@ -146,7 +176,8 @@ impl Node {
 
     /// Sleeps until the local clock shows `unix_ms`; at once if it has passed.
     pub async fn sleep_until_ms(&self, unix_ms: u64) -> Result<(), Failure> {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
+        let now =
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
         self.pause(std::time::Duration::from_millis(unix_ms.saturating_sub(now))).await
     }
 

@@ -80,7 +80,9 @@ impl State {
                     () => "another agreement under the same run id",
                 };
                 let folder = state.folder.display();
-                return Err(Failure::Permanent(format!("{folder} holds the state of {what}: delete that folder to start anew")));
+                return Err(Failure::Permanent(format!(
+                    "{folder} holds the state of {what}: delete that folder to start anew"
+                )));
             }
         }
         Ok(state)
@@ -88,7 +90,8 @@ impl State {
 
     /// Saves a base. Its file name orders bases by window.
     pub fn save_base(&self, saved: &SavedBase) -> Result<(), Failure> {
-        let note = BaseNote { window: saved.window, previous: Hex32(saved.previous), digest: Hex32(saved.base.digest()) };
+        let note =
+            BaseNote { window: saved.window, previous: Hex32(saved.previous), digest: Hex32(saved.base.digest()) };
         let note = serde_json::to_string(&note).expect("plain data serialises");
         let bytes = to_safetensors(&saved.base, [("note".to_owned(), note)].into());
         Ok(files::write_atomic(&self.path(&base_file(saved.window)), &bytes)?)

@@ -6,8 +6,7 @@ use crate::runtime::{Executive, Header, Runtime, RuntimeCall, UncheckedExtrinsic
 use codec::{DecodeLimit, Encode};
 use sp_core::{H256, storage::Storage};
 use sp_runtime::transaction_validity::{
-    InvalidTransaction, TransactionSource, TransactionValidity, TransactionValidityError,
-    ValidTransaction,
+    InvalidTransaction, TransactionSource, TransactionValidity, TransactionValidityError, ValidTransaction,
 };
 use sp_state_machine::BasicExternalities;
 use std::{
@@ -59,10 +58,7 @@ pub fn on_copy<R>(state: &Storage, action: impl FnOnce() -> R) -> R {
 /// [`CallError::Panicked`] where wasm would trap, above all on arguments that do not decode.
 pub fn call(state: &Storage, method: &str, arguments: &[u8]) -> Result<Vec<u8>, CallError> {
     // These build or execute whole blocks; they have no business in a view.
-    if method.starts_with("BlockBuilder_")
-        || method == "Core_execute_block"
-        || method == "Core_initialize_block"
-    {
+    if method.starts_with("BlockBuilder_") || method == "Core_execute_block" || method == "Core_initialize_block" {
         return Err(CallError::NotFound(method.to_string()));
     }
     let answer = quietly(|| on_copy(state, || call_api(method, arguments)))?;
@@ -71,30 +67,22 @@ pub fn call(state: &Storage, method: &str, arguments: &[u8]) -> Result<Vec<u8>, 
 
 /// Decodes an extrinsic that must fill all of its bytes.
 pub fn decode(raw: &[u8]) -> Result<UncheckedExtrinsic, Refusal> {
-    UncheckedExtrinsic::decode_all_with_depth_limit(MAX_DEPTH, &mut &raw[..])
-        .map_err(|_| Refusal::Malformed)
+    UncheckedExtrinsic::decode_all_with_depth_limit(MAX_DEPTH, &mut &raw[..]).map_err(|_| Refusal::Malformed)
 }
 
 /// Asks the runtime about a transaction, on top of block `hash`.
 pub fn validate(state: &Storage, hash: H256, raw: &[u8]) -> Result<ValidTransaction, Refusal> {
-    validate_all(state, hash, &[raw])
-        .pop()
-        .unwrap_or(Err(Refusal::Malformed))
+    validate_all(state, hash, &[raw]).pop().unwrap_or(Err(Refusal::Malformed))
 }
 
 /// Asks the runtime about several transactions, each by itself.
-pub fn validate_all(
-    state: &Storage,
-    hash: H256,
-    raws: &[impl AsRef<[u8]>],
-) -> Vec<Result<ValidTransaction, Refusal>> {
+pub fn validate_all(state: &Storage, hash: H256, raws: &[impl AsRef<[u8]>]) -> Vec<Result<ValidTransaction, Refusal>> {
     on_copy(state, || {
         let check = |raw: &[u8]| {
             let extrinsic = decode(raw)?;
             let validity = quietly(|| {
                 sp_io::storage::start_transaction();
-                let validity =
-                    Executive::validate_transaction(TransactionSource::External, extrinsic, hash);
+                let validity = Executive::validate_transaction(TransactionSource::External, extrinsic, hash);
                 sp_io::storage::rollback_transaction();
                 validity
             });
@@ -109,25 +97,14 @@ pub fn validate_all(
 ///
 /// # Panics
 /// If the runtime refuses the timestamp: a bug here, not a bad transaction.
-pub fn build(
-    parent: H256,
-    number: u32,
-    mut state: Storage,
-    now: u64,
-    offered: &[(H256, Vec<u8>)],
-) -> Built {
+pub fn build(parent: H256, number: u32, mut state: Storage, now: u64, offered: &[(H256, Vec<u8>)]) -> Built {
     let (mut included, mut rejected) = (Vec::new(), Vec::new());
     let (header, body) = BasicExternalities::execute_with_storage(&mut state, || {
         Executive::initialize_block(&unfinished_header(number, parent));
         let now = now.max(pallet_timestamp::Now::<Runtime>::get() + 1);
-        let inherent =
-            UncheckedExtrinsic::new_bare(RuntimeCall::Timestamp(pallet_timestamp::Call::set {
-                now,
-            }));
+        let inherent = UncheckedExtrinsic::new_bare(RuntimeCall::Timestamp(pallet_timestamp::Call::set { now }));
         let mut body = vec![inherent.encode()];
-        Executive::apply_extrinsic(inherent)
-            .expect("a bare timestamp is valid")
-            .expect("the timestamp moves on");
+        Executive::apply_extrinsic(inherent).expect("a bare timestamp is valid").expect("the timestamp moves on");
         for (hash, raw) in offered {
             match apply(raw) {
                 Applied::Included => {
@@ -140,13 +117,7 @@ pub fn build(
         }
         (Executive::finalize_block(), body)
     });
-    Built {
-        header,
-        body,
-        state,
-        included,
-        rejected,
-    }
+    Built { header, body, state, included, rejected }
 }
 
 enum Applied {
@@ -170,11 +141,7 @@ fn apply(raw: &[u8]) -> Applied {
         Err(error) => {
             sp_io::storage::rollback_transaction();
             let later = error.exhausted_resources() || error == InvalidTransaction::Future.into();
-            if later {
-                Applied::Later
-            } else {
-                Applied::Rejected
-            }
+            if later { Applied::Later } else { Applied::Rejected }
         }
     }
 }
@@ -203,11 +170,5 @@ fn quietly<R>(action: impl FnOnce() -> R) -> Result<R, CallError> {
 /// A header before the runtime has computed its roots.
 fn unfinished_header(number: u32, parent_hash: H256) -> Header {
     let (state_root, extrinsics_root) = (H256::zero(), H256::zero());
-    Header {
-        parent_hash,
-        number,
-        state_root,
-        extrinsics_root,
-        digest: Default::default(),
-    }
+    Header { parent_hash, number, state_root, extrinsics_root, digest: Default::default() }
 }

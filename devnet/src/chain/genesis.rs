@@ -21,14 +21,7 @@ pub const NETUID: u16 = 1;
 
 /// Each development account starts with a million TAO.
 const ENDOWMENT: u64 = 1_000_000_000_000_000;
-const ENDOWED: [&str; 6] = [
-    "//Alice",
-    "//Bob",
-    "//Charlie",
-    "//Dave",
-    "//Eve",
-    "//Ferdie",
-];
+const ENDOWED: [&str; 6] = ["//Alice", "//Bob", "//Charlie", "//Dave", "//Eve", "//Ferdie"];
 
 /// The number of validators that hold a permit.
 const MAX_VALIDATORS: u16 = 64;
@@ -38,10 +31,7 @@ const SALT_KEY: &[u8] = b":bistro-devnet:salt";
 
 /// The state before block 1, for a chain that never existed before.
 pub fn state(options: &Options) -> Result<Storage, Error> {
-    let accounts = ENDOWED
-        .iter()
-        .map(|uri| account(uri))
-        .collect::<Result<Vec<_>, _>>()?;
+    let accounts = ENDOWED.iter().map(|uri| account(uri)).collect::<Result<Vec<_>, _>>()?;
     let owner = account("//Alice")?;
     let subnet = subtensor::SubnetGenesis {
         netuid: NETUID,
@@ -56,16 +46,10 @@ pub fn state(options: &Options) -> Result<Storage, Error> {
     };
     let config = RuntimeGenesisConfig {
         balances: pallet_balances::GenesisConfig {
-            balances: accounts
-                .into_iter()
-                .map(|account| (account, ENDOWMENT))
-                .collect(),
+            balances: accounts.into_iter().map(|account| (account, ENDOWMENT)).collect(),
             ..Default::default()
         },
-        subtensor_module: subtensor::GenesisConfig {
-            subnets: vec![subnet],
-            stake_threshold: options.stake_threshold,
-        },
+        subtensor_module: subtensor::GenesisConfig { subnets: vec![subnet], stake_threshold: options.stake_threshold },
         ..Default::default()
     };
     let mut storage = config.build_storage().map_err(Error::Genesis)?;
@@ -76,21 +60,13 @@ pub fn state(options: &Options) -> Result<Storage, Error> {
 /// The header whose hash is the genesis hash: the root of the state and of an empty list of extrinsics.
 pub fn header(state: &Storage) -> Result<Header, Error> {
     let root = execute::on_copy(state, || sp_io::storage::root(VERSION.state_version()));
-    let state_root =
-        H256::decode(&mut &root[..]).map_err(|source| Error::Genesis(source.to_string()))?;
+    let state_root = H256::decode(&mut &root[..]).map_err(|source| Error::Genesis(source.to_string()))?;
     let extrinsics_root = BlakeTwo256::ordered_trie_root(vec![], StateVersion::V0);
-    Ok(Header {
-        parent_hash: H256::zero(),
-        number: 0,
-        state_root,
-        extrinsics_root,
-        digest: Default::default(),
-    })
+    Ok(Header { parent_hash: H256::zero(), number: 0, state_root, extrinsics_root, digest: Default::default() })
 }
 
 fn account(uri: &str) -> Result<AccountId, Error> {
-    let pair = sr25519::Pair::from_string(uri, None)
-        .map_err(|source| Error::Genesis(format!("{uri}: {source}")))?;
+    let pair = sr25519::Pair::from_string(uri, None).map_err(|source| Error::Genesis(format!("{uri}: {source}")))?;
     Ok(AccountId::from(pair.public()))
 }
 

@@ -45,9 +45,7 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
-    #[error(
-        "failed to read {path}: it is no file of this version of bistro-devnet; name another --data folder"
-    )]
+    #[error("failed to read {path}: it is no file of this version of bistro-devnet; name another --data folder")]
     OtherFormat { path: PathBuf },
     #[error("failed to read {path}: it is damaged; delete the folder to begin a new chain")]
     Damaged { path: PathBuf },
@@ -119,10 +117,7 @@ impl Chain {
     /// Continues the chain in the data folder, or begins one there.
     pub fn open(options: &Options) -> Result<Chain, Error> {
         let folder = options.data.join("chain");
-        std::fs::create_dir_all(&folder).map_err(|source| Error::Store {
-            path: folder.clone(),
-            source,
-        })?;
+        std::fs::create_dir_all(&folder).map_err(|source| Error::Store { path: folder.clone(), source })?;
         let (store, headers, states) = match Store::load(&folder)? {
             Some((store, loaded)) => (store, loaded.headers, loaded.states),
             None => {
@@ -133,46 +128,22 @@ impl Chain {
             }
         };
         let hashes: Vec<H256> = headers.iter().map(Header::hash).collect();
-        let numbers = hashes
-            .iter()
-            .zip(0..)
-            .map(|(hash, number)| (*hash, number))
-            .collect();
+        let numbers = hashes.iter().zip(0..).map(|(hash, number)| (*hash, number)).collect();
         let recent = |(number, state): (u32, Arc<Storage>)| {
-            headers.get(number as usize).map(|header| Recent {
-                header: header.clone(),
-                state,
-            })
+            headers.get(number as usize).map(|header| Recent { header: header.clone(), state })
         };
         let recent: VecDeque<Recent> = states.into_iter().filter_map(recent).collect();
-        let damaged = || Error::Damaged {
-            path: folder.clone(),
-        };
+        let damaged = || Error::Damaged { path: folder.clone() };
         let best = recent.back().ok_or_else(damaged)?.header.number;
         let genesis = *hashes.first().ok_or_else(damaged)?;
         tracing::info!(height = best, genesis = ?genesis, "chain open");
         if let Some(newest) = recent.back() {
             warn_of_other_settings(&newest.state, options);
         }
-        let inner = Inner {
-            store,
-            hashes,
-            numbers,
-            recent,
-            pool: Pool::default(),
-            unfinished: VecDeque::new(),
-        };
+        let inner = Inner { store, hashes, numbers, recent, pool: Pool::default(), unfinished: VecDeque::new() };
         let finality_lag = options.finality_lag;
-        let heads = Heads {
-            best,
-            finalized: best.saturating_sub(finality_lag),
-        };
-        Ok(Chain {
-            inner: Mutex::new(inner),
-            heads: watch::channel(heads).0,
-            finality_lag,
-            genesis,
-        })
+        let heads = Heads { best, finalized: best.saturating_sub(finality_lag) };
+        Ok(Chain { inner: Mutex::new(inner), heads: watch::channel(heads).0, finality_lag, genesis })
     }
 
     /// The hash of block 0.
@@ -206,13 +177,8 @@ impl Chain {
     /// The header of block `number`, if there is one.
     pub fn header(&self, number: u32) -> Result<Option<Header>, Error> {
         let inner = self.lock();
-        let oldest = inner
-            .recent
-            .front()
-            .map_or(0, |recent| recent.header.number);
-        let recent = number
-            .checked_sub(oldest)
-            .and_then(|index| inner.recent.get(index as usize));
+        let oldest = inner.recent.front().map_or(0, |recent| recent.header.number);
+        let recent = number.checked_sub(oldest).and_then(|index| inner.recent.get(index as usize));
         match recent {
             Some(recent) => Ok(Some(recent.header.clone())),
             None => Ok(inner.store.block(number)?.map(|(header, _)| header)),
@@ -225,10 +191,7 @@ impl Chain {
         let Some(hash) = inner.hashes.get(number as usize).copied() else {
             return Ok(None);
         };
-        Ok(inner
-            .store
-            .block(number)?
-            .map(|(header, body)| Block { hash, header, body }))
+        Ok(inner.store.block(number)?.map(|(header, body)| Block { hash, header, body }))
     }
 
     /// The state after a block; of the best one if no hash is given. Answers the block's hash too.
@@ -237,20 +200,10 @@ impl Chain {
         let Some(hash) = hash else {
             return Ok(inner.best());
         };
-        let number = *inner
-            .numbers
-            .get(&hash)
-            .ok_or(StateError::UnknownBlock(hash))?;
-        let oldest = inner
-            .recent
-            .front()
-            .map_or(0, |recent| recent.header.number);
-        let recent = number
-            .checked_sub(oldest)
-            .and_then(|index| inner.recent.get(index as usize));
-        recent
-            .map(|recent| (hash, recent.state.clone()))
-            .ok_or(StateError::Discarded(hash))
+        let number = *inner.numbers.get(&hash).ok_or(StateError::UnknownBlock(hash))?;
+        let oldest = inner.recent.front().map_or(0, |recent| recent.header.number);
+        let recent = number.checked_sub(oldest).and_then(|index| inner.recent.get(index as usize));
+        recent.map(|recent| (hash, recent.state.clone())).ok_or(StateError::Discarded(hash))
     }
 
     /// Takes a transaction into the pool and answers its hash. The watcher hears what becomes of it.
@@ -268,12 +221,7 @@ impl Chain {
 
     /// The encoded transactions that wait.
     pub fn pending(&self) -> Vec<Vec<u8>> {
-        self.lock()
-            .pool
-            .all()
-            .into_iter()
-            .map(|(_, raw)| raw)
-            .collect()
+        self.lock().pool.all().into_iter().map(|(_, raw)| raw).collect()
     }
 
     /// The nonce after `first` and after all that wait for this account. A transaction provides (account, nonce).
@@ -299,15 +247,10 @@ impl Chain {
         let state = Arc::new(built.state);
         let waiting = {
             let mut inner = self.lock();
-            inner
-                .store
-                .append(&built.header, &built.body, &parent_state, &state)?;
+            inner.store.append(&built.header, &built.body, &parent_state, &state)?;
             inner.hashes.push(hash);
             inner.numbers.insert(hash, number);
-            inner.recent.push_back(Recent {
-                header: built.header,
-                state: state.clone(),
-            });
+            inner.recent.push_back(Recent { header: built.header, state: state.clone() });
             if inner.recent.len() > STATES_KEPT {
                 inner.recent.pop_front();
             }
@@ -321,10 +264,7 @@ impl Chain {
             inner.pool.all()
         };
         self.revalidate(&waiting, hash, &state);
-        let heads = Heads {
-            best: number,
-            finalized: number.saturating_sub(self.finality_lag),
-        };
+        let heads = Heads { best: number, finalized: number.saturating_sub(self.finality_lag) };
         self.heads.send_replace(heads);
         self.lock().tell_finalized(heads.finalized);
         Ok(())
@@ -357,34 +297,21 @@ impl Chain {
 fn warn_of_other_settings(state: &Storage, options: &Options) {
     let (tempo, rate_limit) = execute::on_copy(state, || {
         let netuid = genesis::NETUID;
-        (
-            subtensor::Tempo::<Runtime>::get(netuid),
-            subtensor::WeightsSetRateLimit::<Runtime>::get(netuid),
-        )
+        (subtensor::Tempo::<Runtime>::get(netuid), subtensor::WeightsSetRateLimit::<Runtime>::get(netuid))
     });
     if tempo != options.tempo() || rate_limit != options.weights_rate_limit() {
-        tracing::warn!(
-            tempo,
-            rate_limit,
-            "this chain was begun with other settings and keeps them"
-        );
+        tracing::warn!(tempo, rate_limit, "this chain was begun with other settings and keeps them");
     }
 }
 
 impl Inner {
     fn best(&self) -> (H256, Arc<Storage>) {
-        let best = self
-            .recent
-            .back()
-            .expect("a chain has at least its genesis");
+        let best = self.recent.back().expect("a chain has at least its genesis");
         (best.header.hash(), best.state.clone())
     }
 
     fn tell_finalized(&mut self, finalized: u32) {
-        while let Some((_, hash, watchers)) = self
-            .unfinished
-            .pop_front_if(|(number, ..)| *number <= finalized)
-        {
+        while let Some((_, hash, watchers)) = self.unfinished.pop_front_if(|(number, ..)| *number <= finalized) {
             for watcher in watchers {
                 // A client that went away is no concern of the chain.
                 let _ = watcher.send(Status::Finalized(hash));

@@ -80,20 +80,14 @@ impl Pool {
         if self.waiting.iter().any(|other| other.hash == hash) {
             return Err(PoolError::AlreadyImported);
         }
-        let same_place = self.waiting.iter().position(|other| {
-            other
-                .validity
-                .provides
-                .iter()
-                .any(|tag| validity.provides.contains(tag))
-        });
+        let same_place = self
+            .waiting
+            .iter()
+            .position(|other| other.validity.provides.iter().any(|tag| validity.provides.contains(tag)));
         if let Some(index) = same_place {
             let old = self.waiting[index].validity.priority;
             if old >= validity.priority {
-                return Err(PoolError::TooLowPriority {
-                    old,
-                    new: validity.priority,
-                });
+                return Err(PoolError::TooLowPriority { old, new: validity.priority });
             }
             self.remove(index).tell(Status::Usurped(hash));
         } else if self.waiting.len() >= MAX_TRANSACTIONS || self.bytes + raw.len() > MAX_BYTES {
@@ -101,19 +95,9 @@ impl Pool {
         }
         self.bytes += raw.len();
         let watchers = watcher.into_iter().collect();
-        self.waiting.push(Waiting {
-            hash,
-            raw,
-            validity,
-            ready: None,
-            watchers,
-        });
+        self.waiting.push(Waiting { hash, raw, validity, ready: None, watchers });
         self.promote();
-        if let Some(new) = self
-            .waiting
-            .iter()
-            .find(|new| new.hash == hash && new.ready.is_none())
-        {
+        if let Some(new) = self.waiting.iter().find(|new| new.hash == hash && new.ready.is_none()) {
             new.tell(Status::Future);
         }
         Ok(())
@@ -121,35 +105,19 @@ impl Pool {
 
     /// Hash and bytes of what can go into the next block, in order.
     pub fn ready(&self) -> Vec<(H256, Vec<u8>)> {
-        let mut ready: Vec<_> = self
-            .waiting
-            .iter()
-            .filter(|waiting| waiting.ready.is_some())
-            .collect();
+        let mut ready: Vec<_> = self.waiting.iter().filter(|waiting| waiting.ready.is_some()).collect();
         ready.sort_by_key(|waiting| waiting.ready);
-        ready
-            .into_iter()
-            .map(|waiting| (waiting.hash, waiting.raw.clone()))
-            .collect()
+        ready.into_iter().map(|waiting| (waiting.hash, waiting.raw.clone())).collect()
     }
 
     /// Hash and bytes of everything.
     pub fn all(&self) -> Vec<(H256, Vec<u8>)> {
-        self.waiting
-            .iter()
-            .map(|waiting| (waiting.hash, waiting.raw.clone()))
-            .collect()
+        self.waiting.iter().map(|waiting| (waiting.hash, waiting.raw.clone())).collect()
     }
 
     /// Whether a waiting transaction provides this tag.
     pub fn provides(&self, tag: &[u8]) -> bool {
-        self.waiting.iter().any(|waiting| {
-            waiting
-                .validity
-                .provides
-                .iter()
-                .any(|provided| provided == tag)
-        })
+        self.waiting.iter().any(|waiting| waiting.validity.provides.iter().any(|provided| provided == tag))
     }
 
     /// Takes a transaction out because a block has it; answers its watchers, who still wait for finality.
@@ -186,12 +154,7 @@ impl Pool {
                 .flat_map(|waiting| &waiting.validity.provides)
                 .collect();
             let next = self.waiting.iter().position(|waiting| {
-                waiting.ready.is_none()
-                    && waiting
-                        .validity
-                        .requires
-                        .iter()
-                        .all(|tag| provided.contains(&tag))
+                waiting.ready.is_none() && waiting.validity.requires.iter().all(|tag| provided.contains(&tag))
             });
             let Some(index) = next else { return };
             self.waiting[index].ready = Some(self.sequence);
@@ -213,17 +176,8 @@ mod tests {
     use tokio::sync::mpsc::unbounded_channel;
 
     fn nonce(account: u8, nonce: u8, priority: u64) -> ValidTransaction {
-        let requires = if nonce == 0 {
-            vec![]
-        } else {
-            vec![vec![account, nonce - 1]]
-        };
-        ValidTransaction {
-            priority,
-            requires,
-            provides: vec![vec![account, nonce]],
-            ..Default::default()
-        }
+        let requires = if nonce == 0 { vec![] } else { vec![vec![account, nonce - 1]] };
+        ValidTransaction { priority, requires, provides: vec![vec![account, nonce]], ..Default::default() }
     }
 
     fn hash(byte: u8) -> H256 {
@@ -233,11 +187,9 @@ mod tests {
     #[test]
     fn a_transaction_never_comes_before_the_one_it_waits_for() {
         let mut pool = Pool::default();
-        pool.insert(hash(2), vec![2], nonce(1, 1, 0), None)
-            .expect("taken");
+        pool.insert(hash(2), vec![2], nonce(1, 1, 0), None).expect("taken");
         assert!(pool.ready().is_empty());
-        pool.insert(hash(1), vec![1], nonce(1, 0, 0), None)
-            .expect("taken");
+        pool.insert(hash(1), vec![1], nonce(1, 0, 0), None).expect("taken");
         assert_eq!(pool.ready(), [(hash(1), vec![1]), (hash(2), vec![2])]);
     }
 
@@ -245,16 +197,11 @@ mod tests {
     fn only_a_higher_priority_replaces_the_same_nonce() {
         let mut pool = Pool::default();
         let (sender, mut statuses) = unbounded_channel();
-        pool.insert(hash(1), vec![1], nonce(1, 0, 5), Some(sender))
-            .expect("taken");
-        assert_eq!(
-            pool.insert(hash(1), vec![1], nonce(1, 0, 5), None),
-            Err(PoolError::AlreadyImported)
-        );
+        pool.insert(hash(1), vec![1], nonce(1, 0, 5), Some(sender)).expect("taken");
+        assert_eq!(pool.insert(hash(1), vec![1], nonce(1, 0, 5), None), Err(PoolError::AlreadyImported));
         let too_low = Err(PoolError::TooLowPriority { old: 5, new: 5 });
         assert_eq!(pool.insert(hash(2), vec![2], nonce(1, 0, 5), None), too_low);
-        pool.insert(hash(3), vec![3], nonce(1, 0, 6), None)
-            .expect("taken");
+        pool.insert(hash(3), vec![3], nonce(1, 0, 6), None).expect("taken");
         assert_eq!(pool.ready(), [(hash(3), vec![3])]);
         assert_eq!(statuses.try_recv(), Ok(Status::Ready));
         assert_eq!(statuses.try_recv(), Ok(Status::Usurped(hash(3))));
@@ -263,24 +210,13 @@ mod tests {
     #[test]
     fn the_pool_is_bounded_in_number_and_bytes() {
         let mut pool = Pool::default();
-        pool.insert(hash(1), vec![0; MAX_BYTES], nonce(1, 0, 0), None)
-            .expect("taken");
-        assert_eq!(
-            pool.insert(hash(2), vec![0], nonce(2, 0, 0), None),
-            Err(PoolError::Full)
-        );
+        pool.insert(hash(1), vec![0; MAX_BYTES], nonce(1, 0, 0), None).expect("taken");
+        assert_eq!(pool.insert(hash(2), vec![0], nonce(2, 0, 0), None), Err(PoolError::Full));
         pool.drop_invalid(hash(1));
         for index in 0..MAX_TRANSACTIONS {
-            let validity = ValidTransaction {
-                requires: vec![vec![]],
-                ..Default::default()
-            };
-            pool.insert(H256::from_low_u64_be(index as u64), vec![], validity, None)
-                .expect("taken");
+            let validity = ValidTransaction { requires: vec![vec![]], ..Default::default() };
+            pool.insert(H256::from_low_u64_be(index as u64), vec![], validity, None).expect("taken");
         }
-        assert_eq!(
-            pool.insert(H256::repeat_byte(9), vec![], nonce(2, 0, 0), None),
-            Err(PoolError::Full)
-        );
+        assert_eq!(pool.insert(H256::repeat_byte(9), vec![], nonce(2, 0, 0), None), Err(PoolError::Full));
     }
 }

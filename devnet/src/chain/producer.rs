@@ -48,10 +48,7 @@ impl Producer {
             .stack_size(STACK_BYTES)
             .spawn(run)
             .map_err(Error::Thread)?;
-        Ok(Producer {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        Ok(Producer { stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -67,18 +64,13 @@ impl Drop for Producer {
 
 /// A chain that stands still while its servers answer would hide the fault from every client: end the process.
 fn produce_or_exit(chain: &Chain) {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |now| now.as_millis());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis());
     let now = u64::try_from(now).unwrap_or(u64::MAX);
     let fault = match catch_unwind(AssertUnwindSafe(|| chain.produce(now))) {
         Ok(Ok(())) => return,
         Ok(Err(error)) => crate::error_chain(&error),
         Err(_) => "the runtime panicked (see above)".to_string(),
     };
-    eprintln!(
-        "bistro-devnet: failed to make block {}: {fault}",
-        chain.best() + 1
-    );
+    eprintln!("bistro-devnet: failed to make block {}: {fault}", chain.best() + 1);
     std::process::exit(EXIT_BROKEN);
 }

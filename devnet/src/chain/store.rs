@@ -56,8 +56,7 @@ impl Store {
     /// Begins a chain in a folder that has none.
     pub fn create(folder: &Path, genesis: &Header, state: &Storage) -> Result<Store, Error> {
         for number in segments(folder)? {
-            std::fs::remove_file(segment_path(folder, number))
-                .map_err(|source| failed(folder, source))?;
+            std::fs::remove_file(segment_path(folder, number)).map_err(|source| failed(folder, source))?;
         }
         write_segment(folder, genesis, state)?;
         let mut bytes = MAGIC.to_vec();
@@ -104,10 +103,7 @@ impl Store {
             std::fs::remove_file(&path).map_err(|source| failed(&path, source))?;
         }
         let blocks = open(&path)?;
-        blocks
-            .set_len(end)
-            .and_then(|()| blocks.sync_data())
-            .map_err(|source| failed(&path, source))?;
+        blocks.set_len(end).and_then(|()| blocks.sync_data()).map_err(|source| failed(&path, source))?;
         // A new segment, so that nothing is ever appended after a torn record.
         write_segment(folder, &headers[*last as usize], newest)?;
         let store = Store {
@@ -121,27 +117,14 @@ impl Store {
     }
 
     /// Adds a block and what it changed. On an error the block has not happened.
-    pub fn append(
-        &mut self,
-        header: &Header,
-        body: &[Vec<u8>],
-        old: &Storage,
-        new: &Storage,
-    ) -> Result<(), Error> {
+    pub fn append(&mut self, header: &Header, body: &[Vec<u8>], old: &Storage, new: &Storage) -> Result<(), Error> {
         let mut bytes = Vec::new();
         push_record(&mut bytes, &(header, body).encode());
         let path = self.folder.join(BLOCKS);
-        self.blocks
-            .write_all_at(&bytes, self.end)
-            .map_err(|source| failed(&path, source))?;
+        self.blocks.write_all_at(&bytes, self.end).map_err(|source| failed(&path, source))?;
         let mut record = Vec::new();
-        push_record(
-            &mut record,
-            &(header.number, header.hash(), changes(&old.top, &new.top)).encode(),
-        );
-        self.state
-            .write_all(&record)
-            .map_err(|source| failed(&self.folder, source))?;
+        push_record(&mut record, &(header.number, header.hash(), changes(&old.top, &new.top)).encode());
+        self.state.write_all(&record).map_err(|source| failed(&self.folder, source))?;
         self.offsets.push(self.end);
         self.end += bytes.len() as u64;
         if header.number.is_multiple_of(SEGMENT) {
@@ -157,39 +140,23 @@ impl Store {
         };
         let end = self.offsets.get(number as usize + 1).unwrap_or(&self.end);
         let path = self.folder.join(BLOCKS);
-        let mut record = vec![
-            0;
-            usize::try_from(end - offset)
-                .map_err(|_| Error::Damaged { path: path.clone() })?
-        ];
-        self.blocks
-            .read_exact_at(&mut record, *offset)
-            .map_err(|source| failed(&path, source))?;
+        let mut record = vec![0; usize::try_from(end - offset).map_err(|_| Error::Damaged { path: path.clone() })?];
+        self.blocks.read_exact_at(&mut record, *offset).map_err(|source| failed(&path, source))?;
         let mut payload = record.get(RECORD_HEAD..).unwrap_or_default();
-        Decode::decode(&mut payload)
-            .map(Some)
-            .map_err(|_| Error::Damaged { path })
+        Decode::decode(&mut payload).map(Some).map_err(|_| Error::Damaged { path })
     }
 
     fn begin_segment(&mut self, header: &Header, state: &Storage) -> Result<(), Error> {
         let number = header.number;
         // A whole state on disk must never be ahead of the blocks that led to it.
-        self.blocks
-            .sync_data()
-            .map_err(|source| failed(&self.folder, source))?;
+        self.blocks.sync_data().map_err(|source| failed(&self.folder, source))?;
         write_segment(&self.folder, header, state)?;
         self.state = open_to_append(&segment_path(&self.folder, number))?;
         let all = segments(&self.folder)?;
         // The second newest that is at least SEGMENT blocks old still serves; everything before it does not.
-        let keep = all
-            .iter()
-            .rev()
-            .find(|start| **start + SEGMENT <= number)
-            .copied()
-            .unwrap_or(0);
+        let keep = all.iter().rev().find(|start| **start + SEGMENT <= number).copied().unwrap_or(0);
         for old in all.into_iter().filter(|start| *start < keep) {
-            std::fs::remove_file(segment_path(&self.folder, old))
-                .map_err(|source| failed(&self.folder, source))?;
+            std::fs::remove_file(segment_path(&self.folder, old)).map_err(|source| failed(&self.folder, source))?;
         }
         Ok(())
     }
@@ -203,13 +170,11 @@ fn load_states(folder: &Path, headers: &[Header]) -> Result<Vec<(u32, Arc<Storag
         for_each_record(&segment_path(folder, start), |_, bytes| {
             let (number, hash, state) = match current.take() {
                 None => {
-                    let (number, hash, pairs) =
-                        <(u32, H256, Pairs)>::decode(&mut &bytes[..]).ok()?;
+                    let (number, hash, pairs) = <(u32, H256, Pairs)>::decode(&mut &bytes[..]).ok()?;
                     (number, hash, storage(pairs))
                 }
                 Some((previous, mut state)) => {
-                    let (number, hash, changes) =
-                        <(u32, H256, Changes)>::decode(&mut &bytes[..]).ok()?;
+                    let (number, hash, changes) = <(u32, H256, Changes)>::decode(&mut &bytes[..]).ok()?;
                     apply(&mut state.top, changes);
                     (number == previous + 1).then_some((number, hash, state))?
                 }
@@ -238,10 +203,7 @@ fn load_states(folder: &Path, headers: &[Header]) -> Result<Vec<(u32, Arc<Storag
 }
 
 fn storage(pairs: Pairs) -> Storage {
-    Storage {
-        top: pairs.into_iter().collect(),
-        children_default: Default::default(),
-    }
+    Storage { top: pairs.into_iter().collect(), children_default: Default::default() }
 }
 
 fn apply(top: &mut BTreeMap<Vec<u8>, Vec<u8>>, changes: Changes) {
@@ -255,10 +217,7 @@ fn apply(top: &mut BTreeMap<Vec<u8>, Vec<u8>>, changes: Changes) {
 
 /// What turns one state into the other. The runtime uses no child storage.
 fn changes(old: &BTreeMap<Vec<u8>, Vec<u8>>, new: &BTreeMap<Vec<u8>, Vec<u8>>) -> Changes {
-    let gone = old
-        .keys()
-        .filter(|key| !new.contains_key(*key))
-        .map(|key| (key.clone(), None));
+    let gone = old.keys().filter(|key| !new.contains_key(*key)).map(|key| (key.clone(), None));
     let set = new
         .iter()
         .filter(|(key, value)| old.get(*key) != Some(*value))
@@ -282,12 +241,7 @@ fn segments(folder: &Path) -> Result<Vec<u32>, Error> {
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|source| failed(folder, source))? {
         let name = entry.map_err(|source| failed(folder, source))?.file_name();
-        let parse = |name: &str| {
-            name.strip_prefix("state-")?
-                .strip_suffix(".log")?
-                .parse::<u32>()
-                .ok()
-        };
+        let parse = |name: &str| name.strip_prefix("state-")?.strip_suffix(".log")?.parse::<u32>().ok();
         let number = name.to_str().and_then(parse);
         numbers.extend(number);
     }
@@ -308,16 +262,11 @@ fn checksum(payload: &[u8]) -> [u8; 8] {
 }
 
 /// Visits records until the end, a torn one or a `None`; answers where the last good one ends.
-fn for_each_record(
-    path: &Path,
-    mut visit: impl FnMut(u64, &[u8]) -> Option<()>,
-) -> Result<u64, Error> {
+fn for_each_record(path: &Path, mut visit: impl FnMut(u64, &[u8]) -> Option<()>) -> Result<u64, Error> {
     let mut file = BufReader::new(File::open(path).map_err(|source| failed(path, source))?);
     let mut magic = [0; 16];
     if file.read_exact(&mut magic).is_err() || magic != *MAGIC {
-        return Err(Error::OtherFormat {
-            path: path.to_path_buf(),
-        });
+        return Err(Error::OtherFormat { path: path.to_path_buf() });
     }
     let mut offset = MAGIC.len() as u64;
     let mut head = [0; RECORD_HEAD];
@@ -331,15 +280,9 @@ fn for_each_record(
         }
         // Not allocated from the claimed length: a torn file may claim anything.
         let mut payload = Vec::new();
-        let read = file
-            .by_ref()
-            .take(u64::from(length))
-            .read_to_end(&mut payload);
+        let read = file.by_ref().take(u64::from(length)).read_to_end(&mut payload);
         read.map_err(|source| failed(path, source))?;
-        if payload.len() != length as usize
-            || checksum(&payload) != head[4..]
-            || visit(offset, &payload).is_none()
-        {
+        if payload.len() != length as usize || checksum(&payload) != head[4..] || visit(offset, &payload).is_none() {
             return Ok(offset);
         }
         offset += (RECORD_HEAD + payload.len()) as u64;
@@ -363,23 +306,13 @@ fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 }
 
 fn open(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|source| failed(path, source))
+    OpenOptions::new().read(true).write(true).open(path).map_err(|source| failed(path, source))
 }
 
 fn open_to_append(path: &Path) -> Result<File, Error> {
-    OpenOptions::new()
-        .append(true)
-        .open(path)
-        .map_err(|source| failed(path, source))
+    OpenOptions::new().append(true).open(path).map_err(|source| failed(path, source))
 }
 
 fn failed(path: &Path, source: std::io::Error) -> Error {
-    Error::Store {
-        path: path.to_path_buf(),
-        source,
-    }
+    Error::Store { path: path.to_path_buf(), source }
 }

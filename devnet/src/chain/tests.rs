@@ -8,10 +8,7 @@ use std::path::Path;
 const NOW: u64 = 1_800_000_000_000;
 
 fn open(folder: &Path) -> Chain {
-    let options = Options {
-        data: folder.to_path_buf(),
-        ..Options::default()
-    };
+    let options = Options { data: folder.to_path_buf(), ..Options::default() };
     Chain::open(&options).expect("the chain opens")
 }
 
@@ -22,9 +19,7 @@ fn produce(chain: &Chain, count: usize) {
 }
 
 fn hashes(chain: &Chain) -> Vec<H256> {
-    (0..=chain.best())
-        .filter_map(|number| chain.hash(number))
-        .collect()
+    (0..=chain.best()).filter_map(|number| chain.hash(number)).collect()
 }
 
 /// The state of a block is the one that its header commits to.
@@ -42,15 +37,9 @@ fn old_states_are_discarded_and_old_blocks_are_not() {
     let chain = open(folder.path());
     produce(&chain, 300);
     let old = chain.hash(44).expect("a block");
-    assert_eq!(
-        chain.state(Some(old)).err(),
-        Some(StateError::Discarded(old))
-    );
+    assert_eq!(chain.state(Some(old)).err(), Some(StateError::Discarded(old)));
     let unknown = H256::repeat_byte(1);
-    assert_eq!(
-        chain.state(Some(unknown)).err(),
-        Some(StateError::UnknownBlock(unknown))
-    );
+    assert_eq!(chain.state(Some(unknown)).err(), Some(StateError::UnknownBlock(unknown)));
     assert_state_of(&chain, 45);
     assert_state_of(&chain, 300);
     for number in [0, 1, 44, 45, 300] {
@@ -75,9 +64,7 @@ fn a_chain_that_is_opened_again_goes_on() {
         produce(&chain, count);
         expected = hashes(&chain);
     }
-    let segments = std::fs::read_dir(folder.path().join("chain"))
-        .expect("a folder")
-        .count();
+    let segments = std::fs::read_dir(folder.path().join("chain")).expect("a folder").count();
     assert!(segments < 10, "old segments are deleted: {segments} files");
 }
 
@@ -88,24 +75,13 @@ fn whatever_a_power_cut_leaves_opens_at_an_earlier_block() {
     produce(&chain, 20);
     let all = hashes(&chain);
     drop(chain);
-    for (file, cut) in [
-        ("blocks.log", 1),
-        ("state", 1),
-        ("blocks.log", 700),
-        ("state", 900),
-    ] {
+    for (file, cut) in [("blocks.log", 1), ("state", 1), ("blocks.log", 700), ("state", 900)] {
         for entry in std::fs::read_dir(folder.path().join("chain")).expect("a folder") {
             let path = entry.expect("an entry").path();
             let newest = format!("state-{:010}.log", 0);
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .expect("a name");
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
             if name == file || (file == "state" && name == newest) {
-                let log = std::fs::OpenOptions::new()
-                    .write(true)
-                    .open(&path)
-                    .expect("a file");
+                let log = std::fs::OpenOptions::new().write(true).open(&path).expect("a file");
                 let length = log.metadata().expect("a length").len();
                 log.set_len(length - cut).expect("cut");
             }

@@ -32,18 +32,12 @@ pub fn invalid_params(what: impl Into<String>) -> ErrorObjectOwned {
 }
 
 pub fn too_many(count: u32, max: u32) -> ErrorObjectOwned {
-    error(
-        INVALID_COUNT,
-        format!("count exceeds maximum value. value: {count}, max: {max}"),
-    )
+    error(INVALID_COUNT, format!("count exceeds maximum value. value: {count}, max: {max}"))
 }
 
 /// An error of `state_call`, which words the loss of a state in its own way.
 pub fn call_state(source: &StateError) -> ErrorObjectOwned {
-    error(
-        CLIENT,
-        format!("Client error: Api called for an unknown Block: {source}"),
-    )
+    error(CLIENT, format!("Client error: Api called for an unknown Block: {source}"))
 }
 
 pub fn state(source: &StateError) -> ErrorObjectOwned {
@@ -55,30 +49,20 @@ pub fn call(source: &CallError) -> ErrorObjectOwned {
 }
 
 pub fn chain(source: &Error) -> ErrorObjectOwned {
-    error(
-        CLIENT,
-        format!("Client error: {}", crate::error_chain(source)),
-    )
+    error(CLIENT, format!("Client error: {}", crate::error_chain(source)))
 }
 
 pub fn bad_extrinsic_bytes(source: &hex::FromHexError) -> ErrorObjectOwned {
-    error(
-        BAD_FORMAT,
-        format!("Extrinsic has invalid format: {source}"),
-    )
+    error(BAD_FORMAT, format!("Extrinsic has invalid format: {source}"))
 }
 
 pub fn submit(source: &SubmitError) -> ErrorObjectOwned {
     match source {
-        SubmitError::Refused(Refusal::Malformed) => with_data(
-            VERIFICATION,
-            "Verification Error",
-            Refusal::Malformed.to_string(),
-        ),
-        SubmitError::Refused(Refusal::Invalid(validity)) => invalid(validity),
-        SubmitError::Pool(PoolError::AlreadyImported) => {
-            error(ALREADY_IMPORTED, "Transaction Already Imported")
+        SubmitError::Refused(Refusal::Malformed) => {
+            with_data(VERIFICATION, "Verification Error", Refusal::Malformed.to_string())
         }
+        SubmitError::Refused(Refusal::Invalid(validity)) => invalid(validity),
+        SubmitError::Pool(PoolError::AlreadyImported) => error(ALREADY_IMPORTED, "Transaction Already Imported"),
         SubmitError::Pool(pool @ PoolError::TooLowPriority { .. }) => with_data(
             TOO_LOW_PRIORITY,
             pool.to_string(),
@@ -94,11 +78,9 @@ pub fn submit(source: &SubmitError) -> ErrorObjectOwned {
 
 fn invalid(validity: &TransactionValidityError) -> ErrorObjectOwned {
     match validity {
-        TransactionValidityError::Invalid(InvalidTransaction::Custom(code)) => with_data(
-            INVALID_TRANSACTION,
-            "Invalid Transaction",
-            format!("Custom error: {code}"),
-        ),
+        TransactionValidityError::Invalid(InvalidTransaction::Custom(code)) => {
+            with_data(INVALID_TRANSACTION, "Invalid Transaction", format!("Custom error: {code}"))
+        }
         TransactionValidityError::Invalid(invalid) => {
             let text: &'static str = (*invalid).into();
             with_data(INVALID_TRANSACTION, "Invalid Transaction", text)

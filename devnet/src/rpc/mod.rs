@@ -36,10 +36,7 @@ pub enum Error {
 }
 
 /// Serves the chain; the server stops when the handle is stopped or dropped.
-pub async fn serve(
-    chain: Arc<Chain>,
-    address: SocketAddr,
-) -> Result<(SocketAddr, ServerHandle), Error> {
+pub async fn serve(chain: Arc<Chain>, address: SocketAddr) -> Result<(SocketAddr, ServerHandle), Error> {
     let config = ServerConfig::builder()
         .max_request_body_size(MAX_REQUEST_BYTES)
         .max_response_body_size(MAX_RESPONSE_BYTES)
@@ -48,11 +45,7 @@ pub async fn serve(
         .set_batch_request_config(BatchRequestConfig::Limit(MAX_BATCH))
         .build();
     let listen = |source| Error::Listen { address, source };
-    let server = Server::builder()
-        .set_config(config)
-        .build(address)
-        .await
-        .map_err(listen)?;
+    let server = Server::builder().set_config(config).build(address).await.map_err(listen)?;
     let bound = server.local_addr().map_err(listen)?;
     let mut module = RpcModule::new(chain);
     methods::register(&mut module)?;
@@ -60,9 +53,6 @@ pub async fn serve(
     let mut names: Vec<&'static str> = module.method_names().collect();
     names.push("rpc_methods");
     names.sort_unstable();
-    module.register_method(
-        "rpc_methods",
-        move |_, _, _| serde_json::json!({ "methods": names }),
-    )?;
+    module.register_method("rpc_methods", move |_, _, _| serde_json::json!({ "methods": names }))?;
     Ok((bound, server.start(module)))
 }

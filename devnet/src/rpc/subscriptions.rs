@@ -32,30 +32,10 @@ impl Which {
 
 /// Subscribe name, name of the notifications, unsubscribe name.
 const HEADS: &[(&str, &str, &str, Which)] = &[
-    (
-        "chain_subscribeNewHeads",
-        "chain_newHead",
-        "chain_unsubscribeNewHeads",
-        Which::Best,
-    ),
-    (
-        "chain_subscribeNewHead",
-        "chain_newHead",
-        "chain_unsubscribeNewHead",
-        Which::Best,
-    ),
-    (
-        "chain_subscribeAllHeads",
-        "chain_allHead",
-        "chain_unsubscribeAllHeads",
-        Which::Best,
-    ),
-    (
-        "chain_subscribeFinalizedHeads",
-        "chain_finalizedHead",
-        "chain_unsubscribeFinalizedHeads",
-        Which::Finalized,
-    ),
+    ("chain_subscribeNewHeads", "chain_newHead", "chain_unsubscribeNewHeads", Which::Best),
+    ("chain_subscribeNewHead", "chain_newHead", "chain_unsubscribeNewHead", Which::Best),
+    ("chain_subscribeAllHeads", "chain_allHead", "chain_unsubscribeAllHeads", Which::Best),
+    ("chain_subscribeFinalizedHeads", "chain_finalizedHead", "chain_unsubscribeFinalizedHeads", Which::Finalized),
 ];
 
 pub fn register(module: &mut RpcModule<Arc<Chain>>) -> Result<(), RegisterMethodError> {
@@ -71,21 +51,12 @@ pub fn register(module: &mut RpcModule<Arc<Chain>>) -> Result<(), RegisterMethod
         |params, pending, chain, _| submit_and_watch(params, pending, chain),
     )?;
     for (subscribe, unsubscribe) in [
-        (
-            "state_subscribeRuntimeVersion",
-            "state_unsubscribeRuntimeVersion",
-        ),
-        (
-            "chain_subscribeRuntimeVersion",
-            "chain_unsubscribeRuntimeVersion",
-        ),
+        ("state_subscribeRuntimeVersion", "state_unsubscribeRuntimeVersion"),
+        ("chain_subscribeRuntimeVersion", "chain_unsubscribeRuntimeVersion"),
     ] {
-        module.register_subscription(
-            subscribe,
-            "state_runtimeVersion",
-            unsubscribe,
-            |_, pending, _, _| runtime_version(pending),
-        )?;
+        module.register_subscription(subscribe, "state_runtimeVersion", unsubscribe, |_, pending, _, _| {
+            runtime_version(pending)
+        })?;
     }
     module.register_subscription(
         "state_subscribeStorage",
@@ -121,17 +92,11 @@ async fn heads(pending: PendingSubscriptionSink, chain: Arc<Arc<Chain>>, which: 
     }
 }
 
-async fn submit_and_watch(
-    params: Params<'static>,
-    pending: PendingSubscriptionSink,
-    chain: Arc<Arc<Chain>>,
-) -> Ended {
+async fn submit_and_watch(params: Params<'static>, pending: PendingSubscriptionSink, chain: Arc<Arc<Chain>>) -> Ended {
     let (watcher, mut statuses) = tokio::sync::mpsc::unbounded_channel();
     let submit = move || {
         let raw = methods::extrinsic_param(&params)?;
-        chain
-            .submit(raw, Some(watcher))
-            .map_err(|source| error::submit(&source))
+        chain.submit(raw, Some(watcher)).map_err(|source| error::submit(&source))
     };
     // A refusal is the answer to the call itself, not an item of the subscription.
     if let Err(refusal) = tokio::task::spawn_blocking(submit).await? {
@@ -160,20 +125,11 @@ async fn runtime_version(pending: PendingSubscriptionSink) -> Ended {
 }
 
 /// Sends the values of the keys, and again those that changed, at every new head.
-async fn storage(
-    params: Params<'static>,
-    pending: PendingSubscriptionSink,
-    chain: Arc<Arc<Chain>>,
-) -> Ended {
-    let keys = params
-        .sequence()
-        .optional_next::<Vec<String>>()
-        .and_then(|keys| {
-            let keys = keys.ok_or_else(|| {
-                error::invalid_params("name the keys: a subscription to everything is refused")
-            });
-            methods::keys_param(keys?)
-        });
+async fn storage(params: Params<'static>, pending: PendingSubscriptionSink, chain: Arc<Arc<Chain>>) -> Ended {
+    let keys = params.sequence().optional_next::<Vec<String>>().and_then(|keys| {
+        let keys = keys.ok_or_else(|| error::invalid_params("name the keys: a subscription to everything is refused"));
+        methods::keys_param(keys?)
+    });
     let keys = match keys {
         Ok(keys) => keys,
         Err(refusal) => {
@@ -196,26 +152,12 @@ async fn storage(
     }
 }
 
-fn changed_values(
-    chain: &Chain,
-    keys: &[StorageKey],
-    seen: &mut Option<Vec<Option<Vec<u8>>>>,
-) -> Option<Value> {
+fn changed_values(chain: &Chain, keys: &[StorageKey], seen: &mut Option<Vec<Option<Vec<u8>>>>) -> Option<Value> {
     let (hash, state) = chain.state(None).ok()?;
-    let values: Vec<Option<Vec<u8>>> = keys
-        .iter()
-        .map(|key| state.top.get(&key.0).cloned())
-        .collect();
-    let is_new = |index: usize| {
-        seen.as_ref()
-            .is_none_or(|old| old.get(index) != values.get(index))
-    };
-    let changed: Vec<StorageKey> = keys
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| is_new(*index))
-        .map(|(_, key)| key.clone())
-        .collect();
+    let values: Vec<Option<Vec<u8>>> = keys.iter().map(|key| state.top.get(&key.0).cloned()).collect();
+    let is_new = |index: usize| seen.as_ref().is_none_or(|old| old.get(index) != values.get(index));
+    let changed: Vec<StorageKey> =
+        keys.iter().enumerate().filter(|(index, _)| is_new(*index)).map(|(_, key)| key.clone()).collect();
     let first = seen.is_none();
     *seen = Some(values);
     (first || !changed.is_empty()).then(|| json!(methods::change_set(hash, &state, &changed)))

@@ -26,20 +26,14 @@ pub fn bytes_param(text: &str) -> Result<Vec<u8>, ErrorObjectOwned> {
 
 /// A block number: a JSON number or hex.
 pub fn number_param(value: &Value) -> Result<u32, ErrorObjectOwned> {
-    let from_hex =
-        |text: &str| u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok();
+    let from_hex = |text: &str| u64::from_str_radix(text.strip_prefix("0x").unwrap_or(text), 16).ok();
     let number = value.as_u64().or_else(|| value.as_str().and_then(from_hex));
     let number = number.and_then(|number| u32::try_from(number).ok());
     number.ok_or_else(|| error::invalid_params("a block number is a 32-bit number or its hex"))
 }
 
 pub fn header(header: &Header) -> Value {
-    let logs: Vec<String> = header
-        .digest
-        .logs
-        .iter()
-        .map(|log| hex_of(&log.encode()))
-        .collect();
+    let logs: Vec<String> = header.digest.logs.iter().map(|log| hex_of(&log.encode())).collect();
     json!({
         "parentHash": header.parent_hash,
         "number": format!("0x{:x}", header.number),
@@ -50,11 +44,7 @@ pub fn header(header: &Header) -> Value {
 }
 
 pub fn block(block: &Block) -> Value {
-    let extrinsics: Vec<String> = block
-        .body
-        .iter()
-        .map(|extrinsic| hex_of(extrinsic))
-        .collect();
+    let extrinsics: Vec<String> = block.body.iter().map(|extrinsic| hex_of(extrinsic)).collect();
     json!({
         "block": { "header": header(&block.header), "extrinsics": extrinsics },
         "justifications": null,
@@ -62,11 +52,7 @@ pub fn block(block: &Block) -> Value {
 }
 
 pub fn runtime_version() -> Value {
-    let apis: Vec<Value> = VERSION
-        .apis
-        .iter()
-        .map(|(id, version)| json!([hex_of(id), version]))
-        .collect();
+    let apis: Vec<Value> = VERSION.apis.iter().map(|(id, version)| json!([hex_of(id), version])).collect();
     json!({
         "specName": VERSION.spec_name,
         "implName": VERSION.impl_name,

@@ -32,15 +32,9 @@ pub mod pallet {
             hotkey: <T as frame_system::Config>::AccountId,
         ) -> DispatchResult {
             let signer = ensure_signed_or_root(origin)?;
-            ensure!(
-                subtensor::NetworksAdded::<T>::get(netuid),
-                Error::<T>::SubnetDoesNotExist
-            );
+            ensure!(subtensor::NetworksAdded::<T>::get(netuid), Error::<T>::SubnetDoesNotExist);
             if let Some(signer) = signer {
-                ensure!(
-                    signer == subtensor::SubnetOwner::<T>::get(netuid),
-                    DispatchError::BadOrigin
-                );
+                ensure!(signer == subtensor::SubnetOwner::<T>::get(netuid), DispatchError::BadOrigin);
             }
             subtensor::Pallet::<T>::set_owner_hotkey(netuid, hotkey);
             Ok(())

@@ -10,8 +10,7 @@ use scale_info::TypeInfo;
 use sp_runtime::{
     impl_tx_ext_default,
     traits::{
-        AsSystemOriginSigner, DispatchInfoOf, DispatchOriginOf, Implication, TransactionExtension,
-        ValidateResult,
+        AsSystemOriginSigner, DispatchInfoOf, DispatchOriginOf, Implication, TransactionExtension, ValidateResult,
     },
     transaction_validity::{InvalidTransaction, TransactionSource, ValidTransaction},
 };
@@ -29,12 +28,7 @@ pub type TransactionExtensions = (
     frame_system::CheckNonce<Runtime>,
     frame_system::CheckWeight<Runtime>,
     pallet_transaction_payment::ChargeTransactionPayment<Runtime>,
-    (
-        SudoTransactionExtension,
-        CheckShieldedTxValidity,
-        SubtensorTransactionExtension,
-        DrandPriority,
-    ),
+    (SudoTransactionExtension, CheckShieldedTxValidity, SubtensorTransactionExtension, DrandPriority),
     frame_metadata_hash_extension::CheckMetadataHash<Runtime>,
 );
 

@@ -27,19 +27,10 @@ pub type Balance = u64;
 pub type Address = MultiAddress<AccountId, ()>;
 pub type Header = generic::Header<u32, BlakeTwo256>;
 pub type Block = generic::Block<Header, UncheckedExtrinsic>;
-pub type UncheckedExtrinsic = generic::UncheckedExtrinsic<
-    Address,
-    RuntimeCall,
-    MultiSignature,
-    extensions::TransactionExtensions,
->;
-pub type Executive = frame_executive::Executive<
-    Runtime,
-    Block,
-    frame_system::ChainContext<Runtime>,
-    Runtime,
-    AllPalletsWithSystem,
->;
+pub type UncheckedExtrinsic =
+    generic::UncheckedExtrinsic<Address, RuntimeCall, MultiSignature, extensions::TransactionExtensions>;
+pub type Executive =
+    frame_executive::Executive<Runtime, Block, frame_system::ChainContext<Runtime>, Runtime, AllPalletsWithSystem>;
 
 /// Mainnet's version, so that transactions signed with mainnet's metadata are valid here too.
 pub const VERSION: RuntimeVersion = RuntimeVersion {

@@ -15,15 +15,8 @@ use s3s::{
 pub const CORPUS: &str = "corpus";
 const DATASETS: &str = "datasets";
 
-const READS: &[&str] = &[
-    "GetObject",
-    "HeadObject",
-    "ListObjects",
-    "ListObjectsV2",
-    "HeadBucket",
-    "ListBuckets",
-    "GetBucketLocation",
-];
+const READS: &[&str] =
+    &["GetObject", "HeadObject", "ListObjects", "ListObjectsV2", "HeadBucket", "ListBuckets", "GetBucketLocation"];
 const WRITES: &[&str] = &[
     "PutObject",
     "DeleteObject",
@@ -70,11 +63,7 @@ pub fn may_write(access_key: &str, key: &str) -> bool {
     if parts.first() == Some(&CORPUS) || parts.iter().any(|part| part.is_empty()) {
         return false;
     }
-    let hotkeys: Vec<&str> = parts
-        .iter()
-        .copied()
-        .filter(|part| is_hotkey(part))
-        .collect();
+    let hotkeys: Vec<&str> = parts.iter().copied().filter(|part| is_hotkey(part)).collect();
     let in_data_set = parts.iter().rev().skip(1).any(|part| *part == DATASETS);
     if access_key == ADMIN {
         return in_data_set && hotkeys.is_empty();
@@ -129,18 +118,9 @@ mod tests {
     fn admin_writes_data_sets_only() {
         assert!(may_write(ADMIN, "datasets/rust/index.json"));
         assert!(may_write(ADMIN, "some/prefix/datasets/rust/0001.shard"));
-        for key in [
-            "datasets",
-            "datasets/",
-            "dataset/x",
-            "1/1/x/00000001/datasets",
-            "corpus/datasets/x",
-        ] {
+        for key in ["datasets", "datasets/", "dataset/x", "1/1/x/00000001/datasets", "corpus/datasets/x"] {
             assert!(!may_write(ADMIN, key), "{key}");
         }
-        assert!(
-            !may_write(ADMIN, &format!("datasets/{ALICE}/00000012/commit.json")),
-            "a hotkey's key"
-        );
+        assert!(!may_write(ADMIN, &format!("datasets/{ALICE}/00000012/commit.json")), "a hotkey's key");
     }
 }

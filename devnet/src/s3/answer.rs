@@ -11,21 +11,13 @@ use s3s::{
 };
 
 /// When a write counts, from its headers.
-pub fn condition(
-    if_match: Option<ETagCondition>,
-    if_none_match: Option<ETagCondition>,
-) -> S3Result<Condition> {
+pub fn condition(if_match: Option<ETagCondition>, if_none_match: Option<ETagCondition>) -> S3Result<Condition> {
     match (if_match, if_none_match) {
         (None, None) => Ok(Condition::Always),
         (None, Some(ETagCondition::Any)) => Ok(Condition::Absent),
         (Some(ETagCondition::Any), None) => Ok(Condition::Present(None)),
-        (Some(ETagCondition::ETag(e_tag)), None) => {
-            Ok(Condition::Present(Some(e_tag.into_value())))
-        }
-        _ => Err(s3_error!(
-            NotImplemented,
-            "a write knows If-None-Match: * or If-Match, not both"
-        )),
+        (Some(ETagCondition::ETag(e_tag)), None) => Ok(Condition::Present(Some(e_tag.into_value()))),
+        _ => Err(s3_error!(NotImplemented, "a write knows If-None-Match: * or If-Match, not both")),
     }
 }
 
@@ -35,11 +27,7 @@ pub fn length(size: u64) -> S3Result<i64> {
 }
 
 fn object((key, stat): (String, Stat)) -> S3Result<Object> {
-    let Stat {
-        size,
-        modified,
-        e_tag,
-    } = stat;
+    let Stat { size, modified, e_tag } = stat;
     Ok(Object {
         key: Some(key),
         size: Some(length(size)?),
@@ -51,16 +39,12 @@ fn object((key, stat): (String, Stat)) -> S3Result<Object> {
 
 /// The number of entries that a page may have.
 pub fn max_keys(asked: Option<i32>) -> usize {
-    asked.map_or(MAX_KEYS, |asked| {
-        usize::try_from(asked).unwrap_or(0).min(MAX_KEYS)
-    })
+    asked.map_or(MAX_KEYS, |asked| usize::try_from(asked).unwrap_or(0).min(MAX_KEYS))
 }
 
 /// The folded entries of a page; absent if there are none.
 pub fn prefixes(page: &[String]) -> Option<Vec<CommonPrefix>> {
-    let prefix = |prefix: &String| CommonPrefix {
-        prefix: Some(prefix.clone()),
-    };
+    let prefix = |prefix: &String| CommonPrefix { prefix: Some(prefix.clone()) };
     (!page.is_empty()).then(|| page.iter().map(prefix).collect())
 }
 

@@ -22,8 +22,7 @@ pub fn secret_of(hotkey: &str) -> String {
 pub fn is_hotkey(text: &str) -> bool {
     let parsed = AccountId32::from_ss58check_with_version(text);
     parsed.is_ok_and(|(account, format)| {
-        format == Ss58AddressFormat::custom(SS58_PREFIX)
-            && account.to_ss58check_with_version(format) == text
+        format == Ss58AddressFormat::custom(SS58_PREFIX) && account.to_ss58check_with_version(format) == text
     })
 }
 
@@ -47,10 +46,7 @@ impl S3Auth for Keys {
         if is_hotkey(access_key) {
             return Ok(secret_of(access_key).into());
         }
-        Err(s3_error!(
-            InvalidAccessKeyId,
-            "the access key is the SS58 address (prefix 42) of a hotkey, or {ADMIN}"
-        ))
+        Err(s3_error!(InvalidAccessKeyId, "the access key is the SS58 address (prefix 42) of a hotkey, or {ADMIN}"))
     }
 }
 
@@ -63,14 +59,9 @@ mod tests {
     #[test]
     fn an_access_key_is_a_canonical_address_with_prefix_42() {
         assert!(is_hotkey(ALICE));
-        assert!(
-            !is_hotkey("15oF4uVJwmo4TdGW7VfQxNLavjCXviqxT9S1MgbjMNHr6Sp5"),
-            "another network's prefix"
-        );
+        assert!(!is_hotkey("15oF4uVJwmo4TdGW7VfQxNLavjCXviqxT9S1MgbjMNHr6Sp5"), "another network's prefix");
         assert!(!is_hotkey(&ALICE.replace("utQY", "utQZ")), "wrong checksum");
-        assert!(!is_hotkey(
-            "0xd43593c715fdd31c61141abd04a99fd6822c8558854ccde39a5684e7a56da27d"
-        ));
+        assert!(!is_hotkey("0xd43593c715fdd31c61141abd04a99fd6822c8558854ccde39a5684e7a56da27d"));
         assert!(!is_hotkey(""));
     }
 

@@ -46,26 +46,17 @@ pub async fn receive(body: Option<StreamingBlob>, claims: Claims, path: &Path) -
 }
 
 async fn try_receive(body: Option<StreamingBlob>, claims: Claims, path: &Path) -> S3Result<u64> {
-    let Claims {
-        length,
-        algorithm,
-        checksum,
-        trailers,
-    } = claims;
+    let Claims { length, algorithm, checksum, trailers } = claims;
     let claimed = length.map(|length| u64::try_from(length).unwrap_or(u64::MAX));
     if claimed.is_some_and(|length| length > MAX_OBJECT_BYTES) {
         return Err(too_large());
     }
     let mut hasher = hasher(&checksum, algorithm.as_ref())?;
-    let mut file = BufWriter::with_capacity(
-        BUFFER_BYTES,
-        File::create_new(path).await.map_err(internal)?,
-    );
+    let mut file = BufWriter::with_capacity(BUFFER_BYTES, File::create_new(path).await.map_err(internal)?);
     let mut size = 0;
     if let Some(mut body) = body {
         while let Some(chunk) = body.next().await {
-            let chunk = chunk
-                .map_err(|error| s3_error!(IncompleteBody, "the body ended early: {error}"))?;
+            let chunk = chunk.map_err(|error| s3_error!(IncompleteBody, "the body ended early: {error}"))?;
             size += chunk.len() as u64;
             if size > MAX_OBJECT_BYTES {
                 return Err(too_large());
@@ -80,10 +71,7 @@ async fn try_receive(body: Option<StreamingBlob>, claims: Claims, path: &Path) -
 }
 
 fn too_large() -> s3s::S3Error {
-    s3_error!(
-        EntityTooLarge,
-        "an object has at most {MAX_OBJECT_BYTES} bytes"
-    )
+    s3_error!(EntityTooLarge, "an object has at most {MAX_OBJECT_BYTES} bytes")
 }
 
 /// A hasher of every algorithm that the client uses.
@@ -97,10 +85,7 @@ fn hasher(claimed: &Checksum, later: Option<&ChecksumAlgorithm>) -> S3Result<Che
         ChecksumAlgorithm::CRC64NVME,
     ];
     if later.is_some_and(|later| !known.contains(&later)) {
-        return Err(s3_error!(
-            NotImplemented,
-            "the checksum algorithm is not known"
-        ));
+        return Err(s3_error!(NotImplemented, "the checksum algorithm is not known"));
     }
     let wants = |claim: &Option<String>, name| claim.is_some() || later == Some(name);
     let mut hasher = ChecksumHasher::default();
@@ -122,46 +107,17 @@ fn hasher(claimed: &Checksum, later: Option<&ChecksumAlgorithm>) -> S3Result<Che
     Ok(hasher)
 }
 
-fn verify(
-    found: &Checksum,
-    mut claimed: Checksum,
-    trailers: Option<TrailingHeaders>,
-) -> S3Result<()> {
-    let trailers = trailers
-        .and_then(|trailers| trailers.take())
-        .unwrap_or_default();
+fn verify(found: &Checksum, mut claimed: Checksum, trailers: Option<TrailingHeaders>) -> S3Result<()> {
+    let trailers = trailers.and_then(|trailers| trailers.take()).unwrap_or_default();
     let pairs = [
-        (
-            "x-amz-checksum-crc32",
-            &found.checksum_crc32,
-            &mut claimed.checksum_crc32,
-        ),
-        (
-            "x-amz-checksum-crc32c",
-            &found.checksum_crc32c,
-            &mut claimed.checksum_crc32c,
-        ),
-        (
-            "x-amz-checksum-sha1",
-            &found.checksum_sha1,
-            &mut claimed.checksum_sha1,
-        ),
-        (
-            "x-amz-checksum-sha256",
-            &found.checksum_sha256,
-            &mut claimed.checksum_sha256,
-        ),
-        (
-            "x-amz-checksum-crc64nvme",
-            &found.checksum_crc64nvme,
-            &mut claimed.checksum_crc64nvme,
-        ),
+        ("x-amz-checksum-crc32", &found.checksum_crc32, &mut claimed.checksum_crc32),
+        ("x-amz-checksum-crc32c", &found.checksum_crc32c, &mut claimed.checksum_crc32c),
+        ("x-amz-checksum-sha1", &found.checksum_sha1, &mut claimed.checksum_sha1),
+        ("x-amz-checksum-sha256", &found.checksum_sha256, &mut claimed.checksum_sha256),
+        ("x-amz-checksum-crc64nvme", &found.checksum_crc64nvme, &mut claimed.checksum_crc64nvme),
     ];
     for (name, found, claimed) in pairs {
-        let trailer = trailers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .map(str::to_owned);
+        let trailer = trailers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let claimed = claimed.take().or(trailer);
         if claimed.is_some() && claimed != *found {
             return Err(s3_error!(BadDigest, "{name} does not match the bytes"));

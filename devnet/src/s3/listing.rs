@@ -51,12 +51,7 @@ pub fn list(folder: &Folder, query: &Query) -> io::Result<Page> {
 }
 
 /// Adds what lies below one folder, whose own key is empty or ends with `/`. Links are not followed.
-fn walk(
-    path: &Path,
-    key: &str,
-    query: &Query,
-    entries: &mut BTreeMap<String, Option<Stat>>,
-) -> io::Result<()> {
+fn walk(path: &Path, key: &str, query: &Query, entries: &mut BTreeMap<String, Option<Stat>>) -> io::Result<()> {
     let prefix = query.prefix.as_str();
     if !key.starts_with(prefix) && !prefix.starts_with(key) {
         return Ok(());
@@ -85,9 +80,7 @@ fn walk(
             let key = format!("{key}{name}");
             match folded(&key, query) {
                 Some(folded) => add(folded, None, query, entries),
-                None if key.starts_with(prefix) => {
-                    add(key, Some(stat_of(&metadata)), query, entries)
-                }
+                None if key.starts_with(prefix) => add(key, Some(stat_of(&metadata)), query, entries),
                 None => {}
             }
         }
@@ -97,21 +90,13 @@ fn walk(
 
 /// The common prefix under which a key is shown, if it is folded.
 fn folded(key: &str, query: &Query) -> Option<String> {
-    let delimiter = query
-        .delimiter
-        .as_deref()
-        .filter(|delimiter| !delimiter.is_empty())?;
+    let delimiter = query.delimiter.as_deref().filter(|delimiter| !delimiter.is_empty())?;
     let rest = key.strip_prefix(&query.prefix)?;
     let end = rest.find(delimiter)? + delimiter.len();
     Some(format!("{}{}", query.prefix, &rest[..end]))
 }
 
-fn add(
-    entry: String,
-    stat: Option<Stat>,
-    query: &Query,
-    entries: &mut BTreeMap<String, Option<Stat>>,
-) {
+fn add(entry: String, stat: Option<Stat>, query: &Query, entries: &mut BTreeMap<String, Option<Stat>>) {
     if query.after.as_ref().is_none_or(|after| entry > *after) {
         entries.insert(entry, stat);
     }
@@ -132,21 +117,14 @@ mod tests {
         for key in keys {
             let file = folder.temporary_path();
             fs::write(&file, key).expect("written");
-            folder
-                .commit(&file, key, &Attributes::default(), &Condition::Always)
-                .expect("committed");
+            folder.commit(&file, key, &Attributes::default(), &Condition::Always).expect("committed");
         }
         (root, folder)
     }
 
     fn query(prefix: &str, delimiter: Option<&str>) -> Query {
         let delimiter = delimiter.map(str::to_owned);
-        Query {
-            prefix: prefix.to_owned(),
-            delimiter,
-            after: None,
-            max_keys: MAX_KEYS,
-        }
+        Query { prefix: prefix.to_owned(), delimiter, after: None, max_keys: MAX_KEYS }
     }
 
     fn keys(page: &Page) -> Vec<&str> {
@@ -157,24 +135,15 @@ mod tests {
     fn keys_come_in_the_order_of_their_bytes_with_the_corpus_among_them() {
         let (_root, folder) = folder(&["x/b", "x-y", "x.z", "a/b/c"]);
         let page = list(&folder, &query("", None)).expect("listed");
-        assert_eq!(
-            keys(&page),
-            ["a/b/c", "corpus/a/1.txt", "x-y", "x.z", "x/b"]
-        );
+        assert_eq!(keys(&page), ["a/b/c", "corpus/a/1.txt", "x-y", "x.z", "x/b"]);
         assert!(!page.truncated);
     }
 
     #[test]
     fn a_prefix_may_end_within_a_name() {
         let (_root, folder) = folder(&["a/12", "a/13/x", "a/2", "b/1"]);
-        assert_eq!(
-            keys(&list(&folder, &query("a/1", None)).expect("listed")),
-            ["a/12", "a/13/x"]
-        );
-        assert_eq!(
-            keys(&list(&folder, &query("corpus/a/", None)).expect("listed")),
-            ["corpus/a/1.txt"]
-        );
+        assert_eq!(keys(&list(&folder, &query("a/1", None)).expect("listed")), ["a/12", "a/13/x"]);
+        assert_eq!(keys(&list(&folder, &query("corpus/a/", None)).expect("listed")), ["corpus/a/1.txt"]);
     }
 
     #[test]
@@ -195,10 +164,7 @@ mod tests {
     fn pages_together_hold_every_entry_once() {
         let (_root, folder) = folder(&["a", "b/1", "b/2", "c"]);
         let mut found = Vec::new();
-        let mut query = Query {
-            max_keys: 2,
-            ..query("", Some("/"))
-        };
+        let mut query = Query { max_keys: 2, ..query("", Some("/")) };
         loop {
             let page = list(&folder, &query).expect("listed");
             found.extend(page.objects.into_iter().map(|(key, _)| key));
@@ -214,16 +180,9 @@ mod tests {
     #[test]
     fn keys_that_lead_out_of_the_root_are_no_keys() {
         let (_root, folder) = folder(&["a"]);
-        for key in [
-            "../a",
-            "a/../../b",
-            "/etc/passwd",
-            "a//b",
-            "./a",
-            "",
-            "corpus/../bucket/objects/a",
-            "corpus/link/hosts",
-        ] {
+        for key in
+            ["../a", "a/../../b", "/etc/passwd", "a//b", "./a", "", "corpus/../bucket/objects/a", "corpus/link/hosts"]
+        {
             assert!(folder.read(key).is_err(), "{key}");
         }
         let long = "x".repeat(256);

@@ -66,16 +66,9 @@ pub struct Server {
 impl Server {
     /// Opens the bucket and serves it.
     pub async fn start(settings: Settings, address: SocketAddr) -> Result<Server, Error> {
-        let Settings {
-            folder,
-            corpus,
-            admin_secret,
-        } = settings;
+        let Settings { folder, corpus, admin_secret } = settings;
         let opened = Folder::open(&folder, corpus.as_deref());
-        let opened = opened.map_err(|source| Error::Folder {
-            path: corpus.unwrap_or(folder),
-            source,
-        })?;
+        let opened = opened.map_err(|source| Error::Folder { path: corpus.unwrap_or(folder), source })?;
         let mut builder = S3ServiceBuilder::new(Bucket::new(opened));
         builder.set_auth(Keys::new(admin_secret));
         builder.set_access(Rules);
@@ -84,11 +77,7 @@ impl Server {
         let address = listener.local_addr().map_err(listen)?;
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(accept(listener, builder.build(), stopped));
-        Ok(Server {
-            address,
-            stop,
-            task,
-        })
+        Ok(Server { address, stop, task })
     }
 
     /// Where it listens.
@@ -98,11 +87,7 @@ impl Server {
 
     /// Stops accepting and waits, not for ever, until open requests are answered.
     pub async fn shutdown(self) {
-        let Server {
-            address: _,
-            stop,
-            task,
-        } = self;
+        let Server { address: _, stop, task } = self;
         drop(stop);
         // The task catches nothing and returns nothing: there is no error to report.
         let _ = task.await;

@@ -32,10 +32,7 @@ type Answer<T> = S3Result<S3Response<T>>;
 
 impl Bucket {
     pub fn new(folder: Folder) -> Bucket {
-        Bucket {
-            folder: Arc::new(folder),
-            uploads: Arc::default(),
-        }
+        Bucket { folder: Arc::new(folder), uploads: Arc::default() }
     }
 
     /// Runs something that reads or writes files where it may block.
@@ -51,25 +48,17 @@ impl Bucket {
 
     async fn page(&self, bucket: &str, query: Query) -> S3Result<Page> {
         ours(bucket)?;
-        self.blocking(move |folder, _| listing::list(folder, &query).map_err(internal))
-            .await
+        self.blocking(move |folder, _| listing::list(folder, &query).map_err(internal)).await
     }
 }
 
 fn ours(bucket: &str) -> S3Result<()> {
-    if bucket == BUCKET {
-        Ok(())
-    } else {
-        Err(s3_error!(NoSuchBucket, "the only bucket is {BUCKET}"))
-    }
+    if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket, "the only bucket is {BUCKET}")) }
 }
 
 /// Who asks. The access rules let nobody in without credentials.
 fn access_key<T>(request: &S3Request<T>) -> S3Result<String> {
-    let credentials = request
-        .credentials
-        .as_ref()
-        .ok_or_else(|| s3_error!(AccessDenied, "sign the request"))?;
+    let credentials = request.credentials.as_ref().ok_or_else(|| s3_error!(AccessDenied, "sign the request"))?;
     Ok(credentials.access_key.clone())
 }
 
@@ -95,14 +84,8 @@ macro_rules! claims {
 #[async_trait::async_trait]
 impl S3 for Bucket {
     async fn list_buckets(&self, _: S3Request<ListBucketsInput>) -> Answer<ListBucketsOutput> {
-        let bucket = s3s::dto::Bucket {
-            name: Some(BUCKET.into()),
-            ..Default::default()
-        };
-        Ok(S3Response::new(ListBucketsOutput {
-            buckets: Some(vec![bucket]),
-            ..Default::default()
-        }))
+        let bucket = s3s::dto::Bucket { name: Some(BUCKET.into()), ..Default::default() };
+        Ok(S3Response::new(ListBucketsOutput { buckets: Some(vec![bucket]), ..Default::default() }))
     }
 
     async fn head_bucket(&self, request: S3Request<HeadBucketInput>) -> Answer<HeadBucketOutput> {
@@ -110,27 +93,18 @@ impl S3 for Bucket {
         Ok(S3Response::new(HeadBucketOutput::default()))
     }
 
-    async fn get_bucket_location(
-        &self,
-        request: S3Request<GetBucketLocationInput>,
-    ) -> Answer<GetBucketLocationOutput> {
+    async fn get_bucket_location(&self, request: S3Request<GetBucketLocationInput>) -> Answer<GetBucketLocationOutput> {
         ours(&request.input.bucket)?;
         Ok(S3Response::new(GetBucketLocationOutput::default()))
     }
 
-    async fn list_objects_v2(
-        &self,
-        request: S3Request<ListObjectsV2Input>,
-    ) -> Answer<ListObjectsV2Output> {
+    async fn list_objects_v2(&self, request: S3Request<ListObjectsV2Input>) -> Answer<ListObjectsV2Output> {
         let input = request.input;
         let max_keys = max_keys(input.max_keys);
         let query = Query {
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone(),
-            after: input
-                .continuation_token
-                .clone()
-                .max(input.start_after.clone()),
+            after: input.continuation_token.clone().max(input.start_after.clone()),
             max_keys,
         };
         let page = self.page(&input.bucket, query).await?;
@@ -151,10 +125,7 @@ impl S3 for Bucket {
         }))
     }
 
-    async fn list_objects(
-        &self,
-        request: S3Request<ListObjectsInput>,
-    ) -> Answer<ListObjectsOutput> {
+    async fn list_objects(&self, request: S3Request<ListObjectsInput>) -> Answer<ListObjectsOutput> {
         let input = request.input;
         let max_keys = max_keys(input.max_keys);
         let query = Query {
@@ -181,14 +152,8 @@ impl S3 for Bucket {
     async fn head_object(&self, request: S3Request<HeadObjectInput>) -> Answer<HeadObjectOutput> {
         let input = request.input;
         ours(&input.bucket)?;
-        let opened = self
-            .blocking(move |folder, _| folder.read(&input.key))
-            .await?;
-        let Opened {
-            file: _,
-            stat,
-            attributes,
-        } = opened;
+        let opened = self.blocking(move |folder, _| folder.read(&input.key)).await?;
+        let Opened { file: _, stat, attributes } = opened;
         Ok(S3Response::new(HeadObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(length(stat.size)?),
@@ -203,13 +168,7 @@ impl S3 for Bucket {
     async fn get_object(&self, request: S3Request<GetObjectInput>) -> Answer<GetObjectOutput> {
         let input = request.input;
         ours(&input.bucket)?;
-        let Opened {
-            mut file,
-            stat,
-            attributes,
-        } = self
-            .blocking(move |folder, _| folder.read(&input.key))
-            .await?;
+        let Opened { mut file, stat, attributes } = self.blocking(move |folder, _| folder.read(&input.key)).await?;
         if let Some(ETagCondition::ETag(wanted)) = &input.if_match
             && wanted.value() != stat.e_tag
         {
@@ -224,14 +183,10 @@ impl S3 for Bucket {
         let file = tokio::fs::File::from_std(file).take(bytes);
         let last = range.end.saturating_sub(1);
         Ok(S3Response::new(GetObjectOutput {
-            body: Some(StreamingBlob::wrap(ReaderStream::with_capacity(
-                file, READ_BYTES,
-            ))),
+            body: Some(StreamingBlob::wrap(ReaderStream::with_capacity(file, READ_BYTES))),
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(length(bytes)?),
-            content_range: input
-                .range
-                .map(|_| format!("bytes {}-{last}/{}", range.start, stat.size)),
+            content_range: input.range.map(|_| format!("bytes {}-{last}/{}", range.start, stat.size)),
             content_type: attributes.content_type,
             metadata: attributes.user,
             last_modified: Some(stat.modified.into()),
@@ -241,51 +196,29 @@ impl S3 for Bucket {
     }
 
     async fn put_object(&self, request: S3Request<PutObjectInput>) -> Answer<PutObjectOutput> {
-        let S3Request {
-            input,
-            trailing_headers,
-            ..
-        } = request;
+        let S3Request { input, trailing_headers, .. } = request;
         ours(&input.bucket)?;
         if input.content_md5.is_some() {
-            return Err(s3_error!(
-                NotImplemented,
-                "send x-amz-checksum-* instead of Content-MD5"
-            ));
+            return Err(s3_error!(NotImplemented, "send x-amz-checksum-* instead of Content-MD5"));
         }
         let condition = condition(input.if_match, input.if_none_match)?;
-        let attributes = Attributes {
-            content_type: input.content_type,
-            user: input.metadata,
-        };
+        let attributes = Attributes { content_type: input.content_type, user: input.metadata };
         let claims = claims!(input, trailing_headers);
         let path = self.folder.temporary_path();
         body::receive(input.body, claims, &path).await?;
-        let commit = move |folder: &Folder, _: &Uploads| {
-            folder.commit(&path, &input.key, &attributes, &condition)
-        };
+        let commit = move |folder: &Folder, _: &Uploads| folder.commit(&path, &input.key, &attributes, &condition);
         let stat = self.blocking(commit).await?;
-        Ok(S3Response::new(PutObjectOutput {
-            e_tag: Some(ETag::Strong(stat.e_tag)),
-            ..Default::default()
-        }))
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(stat.e_tag)), ..Default::default() }))
     }
 
-    async fn delete_object(
-        &self,
-        request: S3Request<DeleteObjectInput>,
-    ) -> Answer<DeleteObjectOutput> {
+    async fn delete_object(&self, request: S3Request<DeleteObjectInput>) -> Answer<DeleteObjectOutput> {
         let input = request.input;
         ours(&input.bucket)?;
-        self.blocking(move |folder, _| folder.delete(&input.key))
-            .await?;
+        self.blocking(move |folder, _| folder.delete(&input.key)).await?;
         Ok(S3Response::new(DeleteObjectOutput::default()))
     }
 
-    async fn delete_objects(
-        &self,
-        request: S3Request<DeleteObjectsInput>,
-    ) -> Answer<DeleteObjectsOutput> {
+    async fn delete_objects(&self, request: S3Request<DeleteObjectsInput>) -> Answer<DeleteObjectsOutput> {
         let access_key = access_key(&request)?;
         let input = request.input;
         ours(&input.bucket)?;
@@ -294,23 +227,12 @@ impl S3 for Bucket {
             for object in input.delete.objects {
                 let key = Some(object.key.clone());
                 if may_write(&access_key, &object.key) && folder.delete(&object.key).is_ok() {
-                    deleted.push(DeletedObject {
-                        key,
-                        ..Default::default()
-                    });
+                    deleted.push(DeletedObject { key, ..Default::default() });
                 } else {
-                    errors.push(Error {
-                        key,
-                        code: Some("AccessDenied".to_owned()),
-                        ..Default::default()
-                    });
+                    errors.push(Error { key, code: Some("AccessDenied".to_owned()), ..Default::default() });
                 }
             }
-            Ok(DeleteObjectsOutput {
-                deleted: Some(deleted),
-                errors: Some(errors),
-                ..Default::default()
-            })
+            Ok(DeleteObjectsOutput { deleted: Some(deleted), errors: Some(errors), ..Default::default() })
         };
         Ok(S3Response::new(self.blocking(delete).await?))
     }
@@ -322,10 +244,7 @@ impl S3 for Bucket {
         let access_key = access_key(&request)?;
         let input = request.input;
         ours(&input.bucket)?;
-        let attributes = Attributes {
-            content_type: input.content_type,
-            user: input.metadata,
-        };
+        let attributes = Attributes { content_type: input.content_type, user: input.metadata };
         let id = self.uploads.create(&access_key, &input.key, attributes)?;
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
@@ -337,23 +256,14 @@ impl S3 for Bucket {
 
     async fn upload_part(&self, request: S3Request<UploadPartInput>) -> Answer<UploadPartOutput> {
         let access_key = access_key(&request)?;
-        let S3Request {
-            input,
-            trailing_headers,
-            ..
-        } = request;
+        let S3Request { input, trailing_headers, .. } = request;
         ours(&input.bucket)?;
         let claims = claims!(input, trailing_headers);
         let path = self.folder.temporary_path();
         let size = body::receive(input.body, claims, &path).await?;
         let (id, key, number) = (input.upload_id, input.key, input.part_number);
-        let e_tag = self
-            .uploads
-            .add(&id, &access_key, &key, number, &path, size)?;
-        Ok(S3Response::new(UploadPartOutput {
-            e_tag: Some(ETag::Strong(e_tag)),
-            ..Default::default()
-        }))
+        let e_tag = self.uploads.add(&id, &access_key, &key, number, &path, size)?;
+        Ok(S3Response::new(UploadPartOutput { e_tag: Some(ETag::Strong(e_tag)), ..Default::default() }))
     }
 
     async fn complete_multipart_upload(
@@ -364,19 +274,9 @@ impl S3 for Bucket {
         let input = request.input;
         ours(&input.bucket)?;
         let condition = condition(input.if_match, input.if_none_match)?;
-        let parts = input
-            .multipart_upload
-            .and_then(|upload| upload.parts)
-            .unwrap_or_default();
-        let named: Vec<_> = parts
-            .into_iter()
-            .map(|part| {
-                (
-                    part.part_number.unwrap_or(0),
-                    part.e_tag.map(ETag::into_value),
-                )
-            })
-            .collect();
+        let parts = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
+        let named: Vec<_> =
+            parts.into_iter().map(|part| (part.part_number.unwrap_or(0), part.e_tag.map(ETag::into_value))).collect();
         let (key, id) = (input.key.clone(), input.upload_id);
         let complete = move |folder: &Folder, uploads: &Uploads| {
             let (path, attributes) = uploads.join(&id, &access_key, &key, &named, folder)?;
@@ -398,8 +298,7 @@ impl S3 for Bucket {
         let access_key = access_key(&request)?;
         let input = request.input;
         ours(&input.bucket)?;
-        self.uploads
-            .abort(&input.upload_id, &access_key, &input.key)?;
+        self.uploads.abort(&input.upload_id, &access_key, &input.key)?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 }

@@ -19,52 +19,18 @@ async fn a_hotkey_writes_under_itself_and_everybody_reads_it() {
     let (writer, reader) = (hotkey(&net, &alice), hotkey(&net, &bob));
     let key = format!("1/1/{alice}/00000003/commit.json");
     let body = ByteStream::from_static(b"hello");
-    let put = writer
-        .put_object()
-        .bucket(BUCKET)
-        .key(&key)
-        .body(body)
-        .metadata("run", "7")
-        .content_type("text/plain");
+    let put = writer.put_object().bucket(BUCKET).key(&key).body(body).metadata("run", "7").content_type("text/plain");
     let e_tag = put.send().await.expect("written").e_tag;
-    let got = reader
-        .get_object()
-        .bucket(BUCKET)
-        .key(&key)
-        .send()
-        .await
-        .expect("read");
+    let got = reader.get_object().bucket(BUCKET).key(&key).send().await.expect("read");
     assert_eq!(got.e_tag, e_tag);
     assert_eq!(got.content_type.as_deref(), Some("text/plain"));
-    assert_eq!(
-        got.metadata
-            .as_ref()
-            .and_then(|all| all.get("run"))
-            .map(String::as_str),
-        Some("7")
-    );
+    assert_eq!(got.metadata.as_ref().and_then(|all| all.get("run")).map(String::as_str), Some("7"));
     let modified = got.last_modified;
     assert_eq!(modified.expect("a time").subsec_nanos(), 0);
     assert_eq!(got.body.collect().await.expect("bytes").to_vec(), b"hello");
-    let head = reader
-        .head_object()
-        .bucket(BUCKET)
-        .key(&key)
-        .send()
-        .await
-        .expect("read");
-    assert_eq!(
-        (head.content_length, head.e_tag, head.last_modified),
-        (Some(5), e_tag, modified)
-    );
-    let part = reader
-        .get_object()
-        .bucket(BUCKET)
-        .key(&key)
-        .range("bytes=1-3")
-        .send()
-        .await
-        .expect("read");
+    let head = reader.head_object().bucket(BUCKET).key(&key).send().await.expect("read");
+    assert_eq!((head.content_length, head.e_tag, head.last_modified), (Some(5), e_tag, modified));
+    let part = reader.get_object().bucket(BUCKET).key(&key).range("bytes=1-3").send().await.expect("read");
     assert_eq!(part.content_range.as_deref(), Some("bytes 1-3/5"));
     assert_eq!(part.body.collect().await.expect("bytes").to_vec(), b"ell");
     net.stop().await;
@@ -81,19 +47,8 @@ async fn of_concurrent_conditional_writes_exactly_one_wins() {
             let (client, key) = (client.clone(), key.clone());
             tokio::spawn(async move {
                 let body = ByteStream::from(vec![writer; 100_000]);
-                let put = client
-                    .put_object()
-                    .bucket(BUCKET)
-                    .key(key)
-                    .if_none_match("*")
-                    .body(body)
-                    .send()
-                    .await;
-                (
-                    writer,
-                    put.map(|_| ())
-                        .map_err(|error| error.code().unwrap_or("?").to_owned()),
-                )
+                let put = client.put_object().bucket(BUCKET).key(key).if_none_match("*").body(body).send().await;
+                (writer, put.map(|_| ()).map_err(|error| error.code().unwrap_or("?").to_owned()))
             })
         });
         let mut winners = Vec::new();
@@ -117,14 +72,7 @@ async fn an_object_counts_whole_or_not_at_all() {
     let key = format!("1/1/{alice}/00000003/delta.safetensors");
     // CRC32 of other bytes.
     let body = ByteStream::from_static(b"real bytes");
-    let put = client
-        .put_object()
-        .bucket(BUCKET)
-        .key(&key)
-        .checksum_crc32("AAAAAA==")
-        .body(body)
-        .send()
-        .await;
+    let put = client.put_object().bucket(BUCKET).key(&key).checksum_crc32("AAAAAA==").body(body).send().await;
     assert_eq!(code(put), "BadDigest");
     assert_eq!(get(&client, &key).await, Err("NoSuchKey".into()));
     net.stop().await;
@@ -162,42 +110,17 @@ async fn the_corpus_can_be_read_and_listed_but_not_written() {
     std::fs::write(corpus.path().join("std/vec.rs"), "pub struct Vec;").expect("written");
     std::os::unix::fs::symlink("/etc/hostname", corpus.path().join("secret")).expect("linked");
     std::os::unix::fs::symlink("/etc", corpus.path().join("etc")).expect("linked");
-    let net = Net::start(Options {
-        corpus: Some(corpus.path().to_path_buf()),
-        ..Options::default()
-    })
-    .await;
+    let net = Net::start(Options { corpus: Some(corpus.path().to_path_buf()), ..Options::default() }).await;
     let alice = address(&dev::alice());
     let client = hotkey(&net, &alice);
-    assert_eq!(
-        get(&client, "corpus/std/vec.rs").await.as_deref(),
-        Ok(&b"pub struct Vec;"[..])
-    );
-    for key in [
-        "corpus/secret",
-        "corpus/etc/hostname",
-        "corpus/std",
-        "corpus",
-    ] {
+    assert_eq!(get(&client, "corpus/std/vec.rs").await.as_deref(), Ok(&b"pub struct Vec;"[..]));
+    for key in ["corpus/secret", "corpus/etc/hostname", "corpus/std", "corpus"] {
         assert_eq!(get(&client, key).await, Err("NoSuchKey".into()), "{key}");
     }
-    let listed = client
-        .list_objects_v2()
-        .bucket(BUCKET)
-        .prefix("corpus/")
-        .send()
-        .await
-        .expect("listed");
-    let keys: Vec<_> = listed
-        .contents()
-        .iter()
-        .filter_map(|object| object.key())
-        .collect();
+    let listed = client.list_objects_v2().bucket(BUCKET).prefix("corpus/").send().await.expect("listed");
+    let keys: Vec<_> = listed.contents().iter().filter_map(|object| object.key()).collect();
     assert_eq!(keys, ["corpus/std/vec.rs"]);
-    assert_eq!(
-        put(&client, &format!("corpus/{alice}/00000001/x"), b"x").await,
-        Err("AccessDenied".into())
-    );
+    assert_eq!(put(&client, &format!("corpus/{alice}/00000001/x"), b"x").await, Err("AccessDenied".into()));
     net.stop().await;
 }
 
@@ -206,49 +129,19 @@ async fn listings_fold_and_page() {
     let net = Net::start(Options::default()).await;
     let admin = client(&net.devnet.s3_url(), "admin", "admin");
     for index in 0..7 {
-        put(&admin, &format!("datasets/rust/{index:04}.shard"), b"x")
-            .await
-            .expect("written");
+        put(&admin, &format!("datasets/rust/{index:04}.shard"), b"x").await.expect("written");
     }
-    put(&admin, "datasets/other/index.json", b"x")
-        .await
-        .expect("written");
-    let folded = admin
-        .list_objects_v2()
-        .bucket(BUCKET)
-        .prefix("datasets/")
-        .delimiter("/")
-        .send()
-        .await
-        .expect("listed");
-    let prefixes: Vec<_> = folded
-        .common_prefixes()
-        .iter()
-        .filter_map(|prefix| prefix.prefix())
-        .collect();
+    put(&admin, "datasets/other/index.json", b"x").await.expect("written");
+    let folded =
+        admin.list_objects_v2().bucket(BUCKET).prefix("datasets/").delimiter("/").send().await.expect("listed");
+    let prefixes: Vec<_> = folded.common_prefixes().iter().filter_map(|prefix| prefix.prefix()).collect();
     assert_eq!(prefixes, ["datasets/other/", "datasets/rust/"]);
-    let mut pages = admin
-        .list_objects_v2()
-        .bucket(BUCKET)
-        .prefix("datasets/rust/")
-        .max_keys(3)
-        .into_paginator()
-        .send();
+    let mut pages = admin.list_objects_v2().bucket(BUCKET).prefix("datasets/rust/").max_keys(3).into_paginator().send();
     let mut keys = Vec::new();
     while let Some(page) = pages.next().await {
-        keys.extend(
-            page.expect("listed")
-                .contents()
-                .iter()
-                .filter_map(|object| object.key().map(str::to_owned)),
-        );
+        keys.extend(page.expect("listed").contents().iter().filter_map(|object| object.key().map(str::to_owned)));
     }
-    assert_eq!(
-        keys,
-        (0..7)
-            .map(|index| format!("datasets/rust/{index:04}.shard"))
-            .collect::<Vec<_>>()
-    );
+    assert_eq!(keys, (0..7).map(|index| format!("datasets/rust/{index:04}.shard")).collect::<Vec<_>>());
     net.stop().await;
 }
 
@@ -258,51 +151,21 @@ async fn an_upload_in_parts_becomes_one_object() {
     let alice = address(&key("//parts"));
     let client = hotkey(&net, &alice);
     let key = format!("1/1/{alice}/00000001/model.safetensors");
-    let created = client
-        .create_multipart_upload()
-        .bucket(BUCKET)
-        .key(&key)
-        .send()
-        .await
-        .expect("begun");
+    let created = client.create_multipart_upload().bucket(BUCKET).key(&key).send().await.expect("begun");
     let id = created.upload_id.expect("an id");
     let mut parts = Vec::new();
     for number in 1..=3 {
         let body = ByteStream::from(vec![number as u8; 1000]);
-        let part = client
-            .upload_part()
-            .bucket(BUCKET)
-            .key(&key)
-            .upload_id(&id)
-            .part_number(number)
-            .body(body);
+        let part = client.upload_part().bucket(BUCKET).key(&key).upload_id(&id).part_number(number).body(body);
         let e_tag = part.send().await.expect("a part").e_tag;
-        parts.push(
-            CompletedPart::builder()
-                .part_number(number)
-                .set_e_tag(e_tag)
-                .build(),
-        );
+        parts.push(CompletedPart::builder().part_number(number).set_e_tag(e_tag).build());
     }
     assert_eq!(get(&client, &key).await, Err("NoSuchKey".into()));
     let thief = hotkey(&net, &address(&dev::bob()));
-    let abort = thief
-        .abort_multipart_upload()
-        .bucket(BUCKET)
-        .key(&key)
-        .upload_id(&id)
-        .send()
-        .await;
+    let abort = thief.abort_multipart_upload().bucket(BUCKET).key(&key).upload_id(&id).send().await;
     assert_eq!(code(abort), "AccessDenied");
-    let all = CompletedMultipartUpload::builder()
-        .set_parts(Some(parts))
-        .build();
-    let complete = client
-        .complete_multipart_upload()
-        .bucket(BUCKET)
-        .key(&key)
-        .upload_id(&id)
-        .multipart_upload(all);
+    let all = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+    let complete = client.complete_multipart_upload().bucket(BUCKET).key(&key).upload_id(&id).multipart_upload(all);
     complete.send().await.expect("joined");
     let expected: Vec<u8> = (1..=3u8).flat_map(|number| vec![number; 1000]).collect();
     assert_eq!(get(&client, &key).await, Ok(expected));

@@ -8,10 +8,7 @@ use bistro_devnet::Options;
 use std::path::Path;
 use subxt::{Metadata, ext::codec::Decode, metadata::PalletMetadata};
 
-const MAINNET: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../shared/subtensor/finney-424-v16.scale"
-);
+const MAINNET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/subtensor/finney-424-v16.scale");
 
 /// Differences that no node sees: FRAME's own crates are newer here than on mainnet, and types that list every
 /// pallet or hold an extrinsic differ because mainnet has more pallets. Clients decode these by the metadata
@@ -55,11 +52,7 @@ const ALLOWED: &[&str] = &[
 ];
 
 /// Entries of the allowed groups that a node uses all the same.
-const REQUIRED: &[&str] = &[
-    "storage System.Account",
-    "storage System.Number",
-    "storage System.BlockHash",
-];
+const REQUIRED: &[&str] = &["storage System.Account", "storage System.Number", "storage System.BlockHash"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_uses_hashes_as_on_mainnet() {
@@ -76,9 +69,7 @@ async fn what_a_node_uses_hashes_as_on_mainnet() {
     let mut report = Report::default();
     compare_extrinsic(ours, &theirs);
     for pallet in ours.pallets() {
-        let other = theirs
-            .pallet_by_name(pallet.name())
-            .expect("mainnet has every pallet of ours");
+        let other = theirs.pallet_by_name(pallet.name()).expect("mainnet has every pallet of ours");
         compare_pallet(&pallet, &other, &mut report);
     }
     for api in ours.runtime_api_traits() {
@@ -86,36 +77,19 @@ async fn what_a_node_uses_hashes_as_on_mainnet() {
             let other = theirs
                 .runtime_api_trait_by_name(api.name())
                 .and_then(|t| t.method_by_name(method.name()).map(|m| m.hash()));
-            report.note(
-                format!("api {}.{}", api.name(), method.name()),
-                other == Some(method.hash()),
-            );
+            report.note(format!("api {}.{}", api.name(), method.name()), other == Some(method.hash()));
         }
     }
-    let unexpected: Vec<&String> = report
-        .different
-        .iter()
-        .filter(|name| !ALLOWED.contains(&name.as_str()))
-        .collect();
-    assert!(
-        unexpected.is_empty(),
-        "differ from mainnet: {unexpected:#?}"
-    );
+    let unexpected: Vec<&String> = report.different.iter().filter(|name| !ALLOWED.contains(&name.as_str())).collect();
+    assert!(unexpected.is_empty(), "differ from mainnet: {unexpected:#?}");
     for required in REQUIRED {
-        assert!(
-            report.equal.iter().any(|name| name == required),
-            "{required}"
-        );
+        assert!(report.equal.iter().any(|name| name == required), "{required}");
     }
     for call in ["set_weights", "add_stake", "burned_register"] {
         let name = format!("call SubtensorModule.{call}");
         assert!(report.equal.contains(&name), "{name}");
     }
-    assert!(
-        report.equal.len() > 120,
-        "only {} entries were compared",
-        report.equal.len()
-    );
+    assert!(report.equal.len() > 120, "only {} entries were compared", report.equal.len());
     net.stop().await;
 }
 
@@ -127,30 +101,17 @@ struct Report {
 
 impl Report {
     fn note(&mut self, name: String, equal: bool) {
-        if equal {
-            &mut self.equal
-        } else {
-            &mut self.different
-        }
-        .push(name);
+        if equal { &mut self.equal } else { &mut self.different }.push(name);
     }
 }
 
 fn compare_extrinsic(ours: &Metadata, theirs: &Metadata) {
     let extensions = |metadata: &Metadata| -> Vec<String> {
-        let extensions = metadata
-            .extrinsic()
-            .transaction_extensions_by_version(0)
-            .expect("version 0");
-        extensions
-            .map(|extension| extension.identifier().to_string())
-            .collect()
+        let extensions = metadata.extrinsic().transaction_extensions_by_version(0).expect("version 0");
+        extensions.map(|extension| extension.identifier().to_string()).collect()
     };
     assert_eq!(extensions(ours), extensions(theirs));
-    assert_eq!(
-        ours.extrinsic().supported_versions(),
-        theirs.extrinsic().supported_versions()
-    );
+    assert_eq!(ours.extrinsic().supported_versions(), theirs.extrinsic().supported_versions());
 }
 
 fn compare_pallet(ours: &PalletMetadata<'_>, theirs: &PalletMetadata<'_>, report: &mut Report) {
@@ -158,31 +119,20 @@ fn compare_pallet(ours: &PalletMetadata<'_>, theirs: &PalletMetadata<'_>, report
     if ours.call_variants().is_some() {
         assert_eq!(ours.call_index(), theirs.call_index(), "{name}");
     }
-    assert!(
-        ours.event_variants().is_none() || ours.event_index() == theirs.event_index(),
-        "{name}"
-    );
+    assert!(ours.event_variants().is_none() || ours.event_index() == theirs.event_index(), "{name}");
     for call in ours.call_variants().into_iter().flatten() {
-        let same_index = theirs
-            .call_variant_by_name(&call.name)
-            .is_some_and(|other| other.index == call.index);
+        let same_index = theirs.call_variant_by_name(&call.name).is_some_and(|other| other.index == call.index);
         let same = same_index && ours.call_hash(&call.name) == theirs.call_hash(&call.name);
         report.note(format!("call {name}.{}", call.name), same);
     }
-    for entry in ours
-        .storage()
-        .into_iter()
-        .flat_map(|storage| storage.entries())
-    {
+    for entry in ours.storage().into_iter().flat_map(|storage| storage.entries()) {
         // A storage hash does not cover the default.
         let default = |pallet: &PalletMetadata<'_>| {
-            let entry = pallet
-                .storage()
-                .and_then(|storage| storage.entry_by_name(entry.name()))?;
+            let entry = pallet.storage().and_then(|storage| storage.entry_by_name(entry.name()))?;
             Some(entry.default_value().map(<[u8]>::to_vec))
         };
-        let same = ours.storage_hash(entry.name()) == theirs.storage_hash(entry.name())
-            && default(ours) == default(theirs);
+        let same =
+            ours.storage_hash(entry.name()) == theirs.storage_hash(entry.name()) && default(ours) == default(theirs);
         report.note(format!("storage {name}.{}", entry.name()), same);
     }
     for constant in ours.constants() {

@@ -34,27 +34,14 @@ pub fn hotkey(net: &Net, address: &str) -> Client {
 pub fn code<T: Debug, E: ProvideErrorMetadata + Debug>(result: Result<T, SdkError<E>>) -> String {
     let error = result.expect_err("refused");
     // HEAD has no body that could name a code.
-    let status = error
-        .raw_response()
-        .map(|response| response.status().as_u16().to_string());
-    error
-        .code()
-        .map(str::to_owned)
-        .or(status)
-        .expect("an answer of the server")
+    let status = error.raw_response().map(|response| response.status().as_u16().to_string());
+    error.code().map(str::to_owned).or(status).expect("an answer of the server")
 }
 
 pub async fn put(client: &Client, key: &str, body: &[u8]) -> Result<(), String> {
     let body = ByteStream::from(body.to_vec());
-    let put = client
-        .put_object()
-        .bucket(BUCKET)
-        .key(key)
-        .body(body)
-        .send()
-        .await;
-    put.map(|_| ())
-        .map_err(|error| error.code().unwrap_or("?").to_owned())
+    let put = client.put_object().bucket(BUCKET).key(key).body(body).send().await;
+    put.map(|_| ()).map_err(|error| error.code().unwrap_or("?").to_owned())
 }
 
 pub async fn get(client: &Client, key: &str) -> Result<Vec<u8>, String> {

@@ -17,7 +17,8 @@ pub fn window(
     let uid = status.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string());
     let loss = decimals(record.held_out_loss, 3);
     let (score, incentive) = (decimals(score, 2), decimals(status.incentive, 2));
-    let weight = status.weight.map_or_else(|| "-".to_owned(), |weight| format!("{:.0}%", positive_zero(weight) * 100.0));
+    let weight =
+        status.weight.map_or_else(|| "-".to_owned(), |weight| format!("{:.0}%", positive_zero(weight) * 100.0));
     let line = format!(
         "window {window:>5}  {label:<width$}  uid {uid:>3}  loss {loss:>6}  score {score:>4}  weight {weight:>4}  incentive {incentive:>4}  {verdicts}"
     );

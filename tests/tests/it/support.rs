@@ -118,7 +118,8 @@ pub async fn wait<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
 
 async fn prepare_dataset(devnet: &Devnet) -> String {
     let keys = Credentials::Keys { access_key_id: "admin".into(), secret_access_key: "admin".into() };
-    let bucket = Bucket::new(&bucket_settings(devnet), keys, Telemetry::new(Role::Miner)).await.expect("sound settings");
+    let bucket =
+        Bucket::new(&bucket_settings(devnet), keys, Telemetry::new(Role::Miner)).await.expect("sound settings");
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/src");
     let mut documents = FolderDocuments::new(&sources, &["rs".to_owned()]).expect("sources");
     let sink = BucketFolder::new(bucket, "datasets/test");

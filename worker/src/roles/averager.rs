@@ -1,7 +1,7 @@
 //! The averager: collect, check, merge, sign the manifest. It has the order of inclusion in its hands and
 //! nothing else: it cannot forge work, pay or bits.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bistro_api::status::Phase;
 use bistro_protocol::{
@@ -29,14 +29,14 @@ const KEPT: [&str; 4] = ["base", "manifest", "aggregate", "facts"];
 const LATEST_START: u64 = 100;
 
 /// An averager between two windows.
-pub struct Averager<'a> {
-    node: &'a Node,
+pub struct Averager {
+    node: Arc<Node>,
     follower: Follower,
 }
 
-impl<'a> Loop<'a> for Averager<'a> {
-    async fn start(node: &'a Node) -> Result<Self, Failure> {
-        let follower = Follower::start(node).await?;
+impl Loop for Averager {
+    async fn start(node: Arc<Node>) -> Result<Self, Failure> {
+        let follower = Follower::start(&node).await?;
         let averager = Self { node, follower };
         averager.refuse_a_late_start().await?;
         Ok(averager)
@@ -44,7 +44,7 @@ impl<'a> Loop<'a> for Averager<'a> {
 
     /// One window: follows a manifest that is there already, else issues it.
     async fn window(&mut self) -> Result<(), Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let window = self.follower.window;
         if node.head().number < node.clock.reveal(window) {
             self.follower.measure(node).await?;
@@ -66,20 +66,22 @@ impl<'a> Loop<'a> for Averager<'a> {
     }
 }
 
-impl Averager<'_> {
+impl Averager {
     /// Issues the manifest of the window and follows it.
     async fn issue(&mut self, facts: Option<Facts>) -> Result<(), Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let window = self.follower.window;
         node.telemetry.phase(Phase::Merging);
         if node.state.read_of("manifest", window)?.is_none() {
             self.prepare(facts).await?;
         }
-        let node = self.node;
+        let node = &*self.node;
         let bytes = node.state.read_of("manifest", window)?;
         let bytes = bytes.ok_or_else(|| Failure::Transient("the manifest vanished from the state folder".into()))?;
         let opened: Opened<Manifest> = object::open(&node.agreement, &node.hotkey, window, Kind::Manifest, &bytes)
-            .map_err(|v| Failure::Permanent(format!("the manifest of window {window} in the state folder is {v}: delete it")))?;
+            .map_err(|v| {
+                Failure::Permanent(format!("the manifest of window {window} in the state folder is {v}: delete it"))
+            })?;
         // The aggregate first: whoever sees the manifest finds it.
         if let Some(aggregate) = node.state.read_of("aggregate", window)?.filter(|_| opened.body.aggregate.is_some()) {
             node.publish(window, Kind::Aggregate, aggregate).await?;
@@ -94,7 +96,7 @@ impl Averager<'_> {
 
     /// Collects and merges, and puts aggregate and manifest on disk, in this order.
     async fn prepare(&self, facts: Option<Facts>) -> Result<(), Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let window = self.follower.window;
         let manifest = match facts {
             Some(facts) => {
@@ -113,7 +115,7 @@ impl Averager<'_> {
 
     /// Merges what was accepted and writes the aggregate.
     async fn merged(&self, facts: &Facts, collected: Collected) -> Result<Manifest, Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let window = facts.window;
         let reveal = node.block_hash(node.clock.reveal(window)).await?;
         let entries = collected.works.iter().map(|work| Entry {
@@ -151,7 +153,7 @@ impl Averager<'_> {
     }
 
     async fn refuse_a_late_start(&self) -> Result<(), Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let (start, now) = (node.settings.run.start_window, node.clock.window_of(node.head().number));
         let first = self.follower.window == start && node.manifest_bytes(&node.hotkey, start).await?.is_none();
         if first && now > start + LATEST_START {

@@ -1,5 +1,7 @@
 //! The miner: train on own pages, commit, publish, follow.
 
+use std::sync::Arc;
+
 use bistro_api::{run::InnerOptimizer, status::Phase};
 use bistro_protocol::{
     artifact,
@@ -22,14 +24,14 @@ use crate::{
 const KEPT: [&str; 4] = ["base", "artifact", "optimizer", "facts"];
 
 /// A miner between two windows.
-pub struct Miner<'a> {
-    node: &'a Node,
+pub struct Miner {
+    node: Arc<Node>,
     follower: Follower,
 }
 
-impl<'a> Loop<'a> for Miner<'a> {
-    async fn start(node: &'a Node) -> Result<Self, Failure> {
-        let follower = Follower::start(node).await?;
+impl Loop for Miner {
+    async fn start(node: Arc<Node>) -> Result<Self, Failure> {
+        let follower = Follower::start(&node).await?;
         Ok(Self { node, follower })
     }
 
@@ -48,10 +50,10 @@ impl<'a> Loop<'a> for Miner<'a> {
     }
 }
 
-impl Miner<'_> {
+impl Miner {
     /// The facts of `window` if there is still time to work in it; otherwise it can only be followed.
     async fn workable(&self, window: u64) -> Result<Option<Facts>, Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let closed = node.clock.commits_close(window);
         if node.head().number >= closed {
             node.telemetry.phase(Phase::Following);
@@ -62,14 +64,15 @@ impl Miner<'_> {
         let facts = node.facts(window).await?;
         let uid = facts.as_ref().and_then(|f| f.uid_of(&node.hotkey));
         if uid.is_none() {
-            node.telemetry.message(format!("was not registered when window {window} started: works from the next one on"));
+            node.telemetry
+                .message(format!("was not registered when window {window} started: works from the next one on"));
         }
         Ok(facts.filter(|_| uid.is_some()))
     }
 
     /// The signed work of this window: from disk after a restart, else by training. `None` if time ran out.
     async fn artifact(&mut self, facts: &Facts) -> Result<Option<Vec<u8>>, Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let window = facts.window;
         if let Some(artifact) = node.state.read_of("artifact", window)? {
             return Ok(Some(artifact));
@@ -82,14 +85,15 @@ impl Miner<'_> {
         node.telemetry.phase(Phase::Waiting);
         let delta = local.minus(&self.follower.base);
         let slice = node.slice(window, &delta).await?.gather(&delta);
-        let artifact = artifact::encode(&node.agreement, window, Kind::Delta, node.wallet.keypair(), self.follower.digest, &slice);
+        let artifact =
+            artifact::encode(&node.agreement, window, Kind::Delta, node.wallet.keypair(), self.follower.digest, &slice);
         node.state.write_of("artifact", window, &artifact)?;
         Ok(Some(artifact))
     }
 
     /// Trains on the own pages until the reveal block at the latest.
     async fn train(&self, facts: &Facts) -> Result<Option<Tensors>, Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let window = facts.window;
         let run = &node.settings.run;
         let uid = facts.uid_of(&node.hotkey).expect("checked by the caller");
@@ -152,14 +156,15 @@ impl Miner<'_> {
 
     /// Commits, waits until nobody else can commit any more, and uploads.
     async fn publish(&self, window: u64, artifact: Vec<u8>) -> Result<(), Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let closes = node.clock.commits_close(window);
         node.telemetry.phase(Phase::Committing);
         let commit = node.state.read_of("commit", window)?;
         let commit = match commit {
             Some(commit) => commit,
             None => {
-                let commit = object::seal(&node.agreement, window, Kind::Commit, node.wallet.keypair(), &Commit::of(&artifact));
+                let commit =
+                    object::seal(&node.agreement, window, Kind::Commit, node.wallet.keypair(), &Commit::of(&artifact));
                 // On disk first: a signature is random, and a second one would look like a second signer.
                 node.state.write_of("commit", window, &commit)?;
                 commit
@@ -178,14 +183,14 @@ impl Miner<'_> {
     }
 
     async fn follow(&mut self) -> Result<Followed, Failure> {
-        self.follower.follow(self.node).await
+        self.follower.follow(&self.node).await
     }
 
     /// What the averager thought of this miner's work.
     fn note_verdict(&self, followed: &Followed) {
         let entry = followed.manifest.neurons.iter().find(|e| e.hotkey == self.node.hotkey);
         if let Some(entry) = entry {
-            super::count_verdict(self.node, entry.verdict);
+            super::count_verdict(&self.node, entry.verdict);
         }
     }
 }

@@ -9,7 +9,7 @@ mod validator;
 
 pub use show::Shown;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bistro_api::{Role, status::Phase};
 use bistro_protocol::check::Verdict;
@@ -55,7 +55,7 @@ async fn work(
     telemetry: Telemetry,
     stop: CancellationToken,
 ) -> Result<(), Failure> {
-    let node = prepare::node(role, settings, environment, telemetry, stop).await?;
+    let node = Arc::new(prepare::node(role, settings, environment, telemetry, stop).await?);
     let showing = tokio::spawn(show::follow_chain(node.shown()));
     let outcome = match role {
         Role::Miner => repeat::<miner::Miner>(&node).await,
@@ -67,23 +67,23 @@ async fn work(
 }
 
 /// A role's loop: it can be made anew from the state on disk, and every step of it can be repeated.
-trait Loop<'a>: Sized {
+trait Loop: Sized + Send {
     /// Goes on where it stopped.
-    async fn start(node: &'a Node) -> Result<Self, Failure>;
+    fn start(node: Arc<Node>) -> impl Future<Output = Result<Self, Failure>> + Send;
 
     /// One window. After a fault or a restart it does again what was not finished, with the same bytes.
-    async fn window(&mut self) -> Result<(), Failure>;
+    fn window(&mut self) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 /// Windows for ever; a fault that may pass is shown and the step tried again.
-async fn repeat<'a, L: Loop<'a>>(node: &'a Node) -> Result<(), Failure> {
+async fn repeat<L: Loop>(node: &Arc<Node>) -> Result<(), Failure> {
     let heart = node.telemetry.health.watch("window", STUCK_AFTER);
     let mut role = None;
     let mut pause = PAUSES.0;
     loop {
         heart.beat();
         let outcome = match &mut role {
-            None => L::start(node).await.map(|started| role = Some(started)),
+            None => L::start(Arc::clone(node)).await.map(|started| role = Some(started)),
             Some(role) => L::window(role).await,
         };
         match outcome {

@@ -56,7 +56,19 @@ pub async fn node(
     telemetry.message("");
     tracing::info!(hotkey = %wallet.ss58(), run = %hex::encode(&agreement.run_digest[..6]), "ready");
     Ok(Node::new(Parts {
-        settings, environment, agreement, clock, wallet, chain, bucket, dataset, pages, engine, telemetry, state, stop,
+        settings,
+        environment,
+        agreement,
+        clock,
+        wallet,
+        chain,
+        bucket,
+        dataset,
+        pages,
+        engine,
+        telemetry,
+        state,
+        stop,
     }))
 }
 
@@ -85,7 +97,9 @@ impl Waits {
         loop {
             match Identity::load(settings, role, &environment.secrets, environment.ordinal) {
                 Ok(identity) => return Ok(identity),
-                Err(WalletError { missing: false, .. }) if settings.dev_wallet => unreachable!("derived keys are never damaged"),
+                Err(WalletError { missing: false, .. }) if settings.dev_wallet => {
+                    unreachable!("derived keys are never damaged")
+                }
                 Err(error) if error.missing => self.pause(&error.to_string()).await?,
                 Err(error) => return Err(Failure::permanent(error)),
             }
@@ -93,7 +107,12 @@ impl Waits {
     }
 
     /// Mounted keys, else a devnet's public ones for a development wallet, else the default chain of AWS.
-    async fn credentials(&self, settings: &Settings, environment: &Environment, hotkey: &str) -> Result<Credentials, Failure> {
+    async fn credentials(
+        &self,
+        settings: &Settings,
+        environment: &Environment,
+        hotkey: &str,
+    ) -> Result<Credentials, Failure> {
         loop {
             match Credentials::from_secrets(&environment.secrets, environment.ordinal) {
                 Ok(Some(credentials)) => return Ok(credentials),
@@ -106,7 +125,12 @@ impl Waits {
     }
 
     /// The index may be on its way: a Job prepares it while the nodes start.
-    async fn dataset(&self, settings: &Settings, environment: &Environment, bucket: &Bucket) -> Result<Dataset, Failure> {
+    async fn dataset(
+        &self,
+        settings: &Settings,
+        environment: &Environment,
+        bucket: &Bucket,
+    ) -> Result<Dataset, Failure> {
         let dataset = &settings.run.dataset;
         loop {
             let cache = environment.state.join("dataset");

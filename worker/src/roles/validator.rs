@@ -1,6 +1,6 @@
 //! The validator: follow, score what passed its own checks, set weights. It decides alone what its weights are.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bistro_api::status::{Phase, Scored};
 use bistro_protocol::{
@@ -28,8 +28,8 @@ const KEPT: [&str; 2] = ["base", "facts"];
 const BOOK: &str = "book.json";
 
 /// A validator between two windows.
-pub struct Validator<'a> {
-    node: &'a Node,
+pub struct Validator {
+    node: Arc<Node>,
     follower: Follower,
     memory: Memory,
 }
@@ -45,9 +45,9 @@ struct Memory {
     first_weights: Option<u64>,
 }
 
-impl<'a> Loop<'a> for Validator<'a> {
-    async fn start(node: &'a Node) -> Result<Self, Failure> {
-        let follower = Follower::start(node).await?;
+impl Loop for Validator {
+    async fn start(node: Arc<Node>) -> Result<Self, Failure> {
+        let follower = Follower::start(&node).await?;
         let memory: Memory = node.state.read_json(BOOK)?.unwrap_or_default();
         let validator = Self { node, follower, memory };
         validator.show(&[]);
@@ -56,7 +56,7 @@ impl<'a> Loop<'a> for Validator<'a> {
 
     /// One window: follows its manifest, then scores it while the next one is under way.
     async fn window(&mut self) -> Result<(), Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let window = self.follower.window;
         if node.head().number < node.clock.reveal(window) {
             self.follower.measure(node).await?;
@@ -68,19 +68,19 @@ impl<'a> Loop<'a> for Validator<'a> {
         if window > node.settings.run.start_window && self.memory.next < window {
             self.score(window - 1).await?;
         }
-        self.follower.follow(self.node).await?;
+        self.follower.follow(&self.node).await?;
         self.score(window).await?;
         self.node.state.forget_before(&KEPT, window)
     }
 }
 
-impl Validator<'_> {
+impl Validator {
     /// Scores `window`, whose manifest was followed, unless it was scored already or is too old.
     async fn score(&mut self, window: u64) -> Result<(), Failure> {
         if self.memory.next > window {
             return Ok(());
         }
-        let node = self.node;
+        let node = &*self.node;
         let end = node.block_hash(node.clock.end(window)).await?;
         let too_late = node.head().number >= node.clock.end(window + 1);
         let Some(before) = node.state.base(window)?.filter(|_| !too_late) else {
@@ -96,7 +96,12 @@ impl Validator<'_> {
         let outcomes = self.outcomes(&facts, &collected, &before.base, end).await?;
         self.memory.book.record(&outcomes, self.rates());
         self.remember(window)?;
-        let weights = self.memory.book.weights(window, self.rates(), self.node.settings.scoring.power.value(), self.memory.first_weights.is_none());
+        let weights = self.memory.book.weights(
+            window,
+            self.rates(),
+            self.node.settings.scoring.power.value(),
+            self.memory.first_weights.is_none(),
+        );
         self.show(weights.as_deref().unwrap_or_default());
         match weights {
             Some(weights) if !weights.is_empty() => self.set_weights(window, &weights).await,
@@ -109,27 +114,42 @@ impl Validator<'_> {
 
     /// A window that admitted nothing is nobody's absence.
     async fn admitted_anything(&self, window: u64) -> Result<bool, Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let Some(averager) = averager_of(node, window).await? else { return Ok(false) };
         let Some(found) = node.manifest_bytes(&averager, window).await? else { return Ok(false) };
         let kind = bistro_protocol::object::Kind::Manifest;
-        let opened = bistro_protocol::object::open::<bistro_protocol::manifest::Manifest>(&node.agreement, &averager, window, kind, &found.bytes);
+        let opened = bistro_protocol::object::open::<bistro_protocol::manifest::Manifest>(
+            &node.agreement,
+            &averager,
+            window,
+            kind,
+            &found.bytes,
+        );
         Ok(opened.is_ok_and(|m| !m.body.admitted.is_empty()))
     }
 
     fn observe(&mut self, facts: &Facts, collected: &Collected) {
         for work in collected.works.iter().filter(|w| w.verdict() != Verdict::NoCommit) {
-            super::count_verdict(self.node, work.verdict());
+            super::count_verdict(&self.node, work.verdict());
         }
-        let neurons: Vec<(u16, Hotkey, bool)> =
-            collected.works.iter().map(|w| (w.uid, w.hotkey, w.commit.is_some() || w.verdict() != Verdict::NoCommit)).collect();
+        let neurons: Vec<(u16, Hotkey, bool)> = collected
+            .works
+            .iter()
+            .map(|w| (w.uid, w.hotkey, w.commit.is_some() || w.verdict() != Verdict::NoCommit))
+            .collect();
         let rates = self.rates();
         self.memory.book.observe(facts.window, &neurons, rates);
     }
 
     /// Scores every active miner of the window.
-    async fn outcomes(&self, facts: &Facts, collected: &Collected, base: &Tensors, _end: [u8; 32]) -> Result<Vec<(u16, Outcome)>, Failure> {
-        let node = self.node;
+    async fn outcomes(
+        &self,
+        facts: &Facts,
+        collected: &Collected,
+        base: &Tensors,
+        _end: [u8; 32],
+    ) -> Result<Vec<(u16, Outcome)>, Failure> {
+        let node = &*self.node;
         let active = self.memory.book.active(facts.window, self.rates());
         let drawn: Vec<_> = collected.works.iter().filter(|w| active.contains(&w.uid)).collect();
         let slice = node.slice(facts.window, base).await?;
@@ -156,11 +176,12 @@ impl Validator<'_> {
 
     /// Sets weights as soon as the chain's rate limit allows, if that is before the next merge.
     async fn set_weights(&mut self, window: u64, weights: &[(u16, u16)]) -> Result<(), Failure> {
-        let node = self.node;
+        let node = &*self.node;
         let netuid = node.settings.netuid;
         let at = node.head().hash;
         let Some(uid) = node.chain.uid(netuid, node.hotkey.0, at).await? else {
-            node.telemetry.message(format!("hotkey {} is not registered on netuid {netuid}: it cannot set weights", node.hotkey));
+            node.telemetry
+                .message(format!("hotkey {} is not registered on netuid {netuid}: it cannot set weights", node.hotkey));
             return Ok(());
         };
         let last = node.chain.last_update(netuid, at).await?.get(usize::from(uid)).copied().unwrap_or(0);

@@ -73,12 +73,7 @@ pub fn consensus(neurons: &[Neuron], owner: Option<u16>, kappa: u16) -> Outcome 
     for voter in &mut voters {
         let share = voter.stake as f64 / total as f64;
         let mut trust = 0.0;
-        for ((weight, median), rank) in voter
-            .row
-            .iter()
-            .zip(&outcome.consensus)
-            .zip(&mut outcome.incentive)
-        {
+        for ((weight, median), rank) in voter.row.iter().zip(&outcome.consensus).zip(&mut outcome.incentive) {
             let clipped = weight.min(*median);
             *rank += share * clipped;
             trust += clipped;
@@ -112,29 +107,20 @@ fn voters(neurons: &[Neuron], owner: Option<u16>) -> Vec<Voter> {
             let to = usize::from(*to);
             let is_own = to == uid && owner.map(usize::from) != Some(uid);
             // A newcomer on this uid was not there when the weight was set.
-            let is_stale = neurons
-                .get(to)
-                .is_none_or(|target| neuron.last_update <= target.registered);
+            let is_stale = neurons.get(to).is_none_or(|target| neuron.last_update <= target.registered);
             if !is_own && !is_stale {
                 row[to] = f64::from(*weight);
             }
         }
         normalise(&mut row);
         let counts = row.iter().any(|weight| *weight > 0.0);
-        counts.then_some(Voter {
-            uid,
-            stake: neuron.stake,
-            row,
-        })
+        counts.then_some(Voter { uid, stake: neuron.stake, row })
     };
     neurons.iter().enumerate().filter_map(voter).collect()
 }
 
 fn weighted_median(voters: &[Voter], uid: usize, total: u128, kappa: u16) -> f64 {
-    let mut votes: Vec<(f64, u64)> = voters
-        .iter()
-        .map(|voter| (voter.row[uid], voter.stake))
-        .collect();
+    let mut votes: Vec<(f64, u64)> = voters.iter().map(|voter| (voter.row[uid], voter.stake)).collect();
     votes.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut held: u128 = 0;
     for (weight, stake) in votes {
@@ -174,9 +160,7 @@ impl<T: Config> Pallet<T> {
                 SubnetEpochIndex::<T>::mutate(netuid, |index| *index = index.saturating_add(1));
                 BlocksSinceLastStep::<T>::insert(netuid, 0);
             } else {
-                BlocksSinceLastStep::<T>::mutate(netuid, |blocks| {
-                    *blocks = blocks.saturating_add(1)
-                });
+                BlocksSinceLastStep::<T>::mutate(netuid, |blocks| *blocks = blocks.saturating_add(1));
             }
         }
     }
@@ -187,9 +171,7 @@ impl<T: Config> Pallet<T> {
         let cutoff = u64::from(ActivityCutoff::<T>::get(netuid));
         let last_updates = LastUpdate::<T>::get(netuid);
         let last_update = |uid: usize| last_updates.get(uid).copied().unwrap_or(0);
-        let active: Vec<bool> = (0..stakes.len())
-            .map(|uid| last_update(uid).saturating_add(cutoff) >= now)
-            .collect();
+        let active: Vec<bool> = (0..stakes.len()).map(|uid| last_update(uid).saturating_add(cutoff) >= now).collect();
         let neurons: Vec<Neuron> = (0..SubnetworkN::<T>::get(netuid))
             .map(|uid| {
                 let index = usize::from(uid);
@@ -207,23 +189,11 @@ impl<T: Config> Pallet<T> {
 
         let total_stake: u128 = stakes.iter().map(|stake| u128::from(*stake)).sum();
         let stake_share = |stake: &u64| *stake as f64 / total_stake.max(1) as f64;
-        let stored =
-            |proportions: &[f64]| proportions.iter().map(|p| to_u16(*p)).collect::<Vec<_>>();
+        let stored = |proportions: &[f64]| proportions.iter().map(|p| to_u16(*p)).collect::<Vec<_>>();
         let per_side = tempo as f64 * EMISSION_PER_BLOCK * SHARE_OF_EACH_SIDE;
         let emission = outcome.incentive.iter().zip(&outcome.dividends);
-        Emission::<T>::insert(
-            netuid,
-            emission
-                .map(|(i, d)| ((i + d) * per_side) as u64)
-                .collect::<Vec<_>>(),
-        );
-        StakeWeight::<T>::insert(
-            netuid,
-            stakes
-                .iter()
-                .map(|stake| to_u16(stake_share(stake)))
-                .collect::<Vec<_>>(),
-        );
+        Emission::<T>::insert(netuid, emission.map(|(i, d)| ((i + d) * per_side) as u64).collect::<Vec<_>>());
+        StakeWeight::<T>::insert(netuid, stakes.iter().map(|stake| to_u16(stake_share(stake))).collect::<Vec<_>>());
         Consensus::<T>::insert(netuid, stored(&outcome.consensus));
         Incentive::<T>::insert(netuid, stored(&outcome.incentive));
         Dividends::<T>::insert(netuid, stored(&outcome.dividends));
@@ -240,34 +210,18 @@ mod tests {
     const HALF: u16 = 32_767;
 
     fn validator(stake: u64, weights: &[(u16, u16)]) -> Neuron {
-        Neuron {
-            stake,
-            votes: true,
-            last_update: 10,
-            registered: 0,
-            weights: weights.to_vec(),
-        }
+        Neuron { stake, votes: true, last_update: 10, registered: 0, weights: weights.to_vec() }
     }
 
     fn miner() -> Neuron {
-        Neuron {
-            last_update: 10,
-            ..Default::default()
-        }
+        Neuron { last_update: 10, ..Default::default() }
     }
 
     #[test]
     fn a_minority_validator_moves_nothing_by_giving_all_weight_to_its_friend() {
         let honest = [(3, 2), (4, 2)];
         let cheat = [(5, 65_535)];
-        let neurons = [
-            validator(60, &honest),
-            validator(1, &honest),
-            validator(39, &cheat),
-            miner(),
-            miner(),
-            miner(),
-        ];
+        let neurons = [validator(60, &honest), validator(1, &honest), validator(39, &cheat), miner(), miner(), miner()];
         let outcome = consensus(&neurons, None, HALF);
         assert_eq!(outcome.incentive, [0.0, 0.0, 0.0, 0.5, 0.5, 0.0]);
         assert_eq!(outcome.validator_trust[2], 0.0);
@@ -276,12 +230,7 @@ mod tests {
 
     #[test]
     fn what_the_majority_did_not_set_is_clipped_to_what_it_did() {
-        let neurons = [
-            validator(2, &[(2, 1), (3, 1)]),
-            validator(1, &[(2, 3), (3, 1)]),
-            miner(),
-            miner(),
-        ];
+        let neurons = [validator(2, &[(2, 1), (3, 1)]), validator(1, &[(2, 3), (3, 1)]), miner(), miner()];
         let outcome = consensus(&neurons, None, HALF);
         assert_eq!(outcome.consensus, [0.0, 0.0, 0.5, 0.5]);
         // Voter 1's 3/4 is clipped to 1/2: ranks are 1/2 and 2/3 * 1/2 + 1/3 * 1/4.
@@ -292,31 +241,15 @@ mod tests {
     #[test]
     fn no_stake_no_weights_and_no_neurons_give_zeros() {
         assert_eq!(consensus(&[], None, HALF), Outcome::default());
-        let unstaked = Neuron {
-            stake: 0,
-            ..validator(0, &[(1, 1)])
-        };
-        assert_eq!(
-            consensus(&[unstaked, miner()], None, HALF).incentive,
-            [0.0, 0.0]
-        );
-        assert_eq!(
-            consensus(&[validator(5, &[]), miner()], None, HALF).incentive,
-            [0.0, 0.0]
-        );
-        assert_eq!(
-            consensus(&[validator(5, &[(1, 0), (9, 7)]), miner()], None, HALF).incentive,
-            [0.0, 0.0]
-        );
+        let unstaked = Neuron { stake: 0, ..validator(0, &[(1, 1)]) };
+        assert_eq!(consensus(&[unstaked, miner()], None, HALF).incentive, [0.0, 0.0]);
+        assert_eq!(consensus(&[validator(5, &[]), miner()], None, HALF).incentive, [0.0, 0.0]);
+        assert_eq!(consensus(&[validator(5, &[(1, 0), (9, 7)]), miner()], None, HALF).incentive, [0.0, 0.0]);
     }
 
     #[test]
     fn one_validator_decides_alone() {
-        let outcome = consensus(
-            &[validator(1, &[(1, 3), (2, 1)]), miner(), miner()],
-            None,
-            HALF,
-        );
+        let outcome = consensus(&[validator(1, &[(1, 3), (2, 1)]), miner(), miner()], None, HALF);
         assert_eq!(outcome.incentive, [0.0, 0.75, 0.25]);
         assert_eq!(outcome.dividends, [1.0, 0.0, 0.0]);
         assert_eq!(outcome.validator_trust, [1.0, 0.0, 0.0]);
@@ -325,13 +258,7 @@ mod tests {
     #[test]
     fn equal_weights_pay_equally() {
         let all = [(2, 7), (3, 7), (4, 7)];
-        let neurons = [
-            validator(5, &all),
-            validator(5, &all),
-            miner(),
-            miner(),
-            miner(),
-        ];
+        let neurons = [validator(5, &all), validator(5, &all), miner(), miner(), miner()];
         let outcome = consensus(&neurons, None, HALF);
         assert_eq!(outcome.incentive[2], outcome.incentive[3]);
         assert_eq!(outcome.incentive[3], outcome.incentive[4]);
@@ -340,11 +267,7 @@ mod tests {
 
     #[test]
     fn stakes_up_to_the_largest_do_not_overflow() {
-        let neurons = [
-            validator(u64::MAX, &[(2, 1)]),
-            validator(u64::MAX, &[(2, 1)]),
-            miner(),
-        ];
+        let neurons = [validator(u64::MAX, &[(2, 1)]), validator(u64::MAX, &[(2, 1)]), miner()];
         assert_eq!(consensus(&neurons, None, HALF).incentive, [0.0, 0.0, 1.0]);
     }
 
@@ -357,16 +280,8 @@ mod tests {
 
     #[test]
     fn weights_older_than_the_registration_they_point_at_are_ignored() {
-        let newcomer = Neuron {
-            registered: 11,
-            last_update: 11,
-            ..Default::default()
-        };
-        let outcome = consensus(
-            &[validator(1, &[(1, 1), (2, 1)]), miner(), newcomer],
-            None,
-            HALF,
-        );
+        let newcomer = Neuron { registered: 11, last_update: 11, ..Default::default() };
+        let outcome = consensus(&[validator(1, &[(1, 1), (2, 1)]), miner(), newcomer], None, HALF);
         assert_eq!(outcome.incentive, [0.0, 1.0, 0.0]);
     }
 
@@ -379,10 +294,7 @@ mod tests {
 
     #[test]
     fn proportions_are_stored_rounded_down_and_saturate() {
-        assert_eq!(
-            [to_u16(1.0), to_u16(0.5), to_u16(0.0), to_u16(2.0)],
-            [65_535, 32_767, 0, 65_535]
-        );
+        assert_eq!([to_u16(1.0), to_u16(0.5), to_u16(0.0), to_u16(2.0)], [65_535, 32_767, 0, 65_535]);
         assert_eq!(to_u16(f64::NAN), 0);
     }
 }

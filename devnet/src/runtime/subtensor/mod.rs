@@ -91,14 +91,11 @@ pub mod pallet {
     #[pallet::storage]
     pub type NetworksAdded<T: Config> = StorageMap<_, Identity, u16, bool, ValueQuery>;
     #[pallet::storage]
-    pub type NetworkRegistrationAllowed<T: Config> =
-        StorageMap<_, Identity, u16, bool, ValueQuery, DefaultTrue>;
+    pub type NetworkRegistrationAllowed<T: Config> = StorageMap<_, Identity, u16, bool, ValueQuery, DefaultTrue>;
     #[pallet::storage]
-    pub type SubnetOwner<T: Config> =
-        StorageMap<_, Identity, u16, T::AccountId, ValueQuery, DefaultAccount<T>>;
+    pub type SubnetOwner<T: Config> = StorageMap<_, Identity, u16, T::AccountId, ValueQuery, DefaultAccount<T>>;
     #[pallet::storage]
-    pub type SubnetOwnerHotkey<T: Config> =
-        StorageMap<_, Identity, u16, T::AccountId, ValueQuery, DefaultAccount<T>>;
+    pub type SubnetOwnerHotkey<T: Config> = StorageMap<_, Identity, u16, T::AccountId, ValueQuery, DefaultAccount<T>>;
     #[pallet::storage]
     pub type SubnetworkN<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery>;
 
@@ -108,31 +105,24 @@ pub mod pallet {
     #[pallet::storage]
     pub type Kappa<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultKappa>;
     #[pallet::storage]
-    pub type MaxAllowedUids<T: Config> =
-        StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxAllowedUids>;
+    pub type MaxAllowedUids<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxAllowedUids>;
     #[pallet::storage]
     pub type MaxAllowedValidators<T: Config> =
         StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxAllowedValidators>;
     #[pallet::storage]
-    pub type MinAllowedWeights<T: Config> =
-        StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMinAllowedWeights>;
+    pub type MinAllowedWeights<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMinAllowedWeights>;
     #[pallet::storage]
-    pub type MaxWeightsLimit<T: Config> =
-        StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxWeightsLimit>;
+    pub type MaxWeightsLimit<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultMaxWeightsLimit>;
     #[pallet::storage]
-    pub type ImmunityPeriod<T: Config> =
-        StorageMap<_, Identity, u16, u16, ValueQuery, DefaultImmunityPeriod>;
+    pub type ImmunityPeriod<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultImmunityPeriod>;
     #[pallet::storage]
-    pub type ActivityCutoff<T: Config> =
-        StorageMap<_, Identity, u16, u16, ValueQuery, DefaultActivityCutoff>;
+    pub type ActivityCutoff<T: Config> = StorageMap<_, Identity, u16, u16, ValueQuery, DefaultActivityCutoff>;
     #[pallet::storage]
     pub type WeightsVersionKey<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery>;
     #[pallet::storage]
-    pub type WeightsSetRateLimit<T: Config> =
-        StorageMap<_, Identity, u16, u64, ValueQuery, DefaultWeightsSetRateLimit>;
+    pub type WeightsSetRateLimit<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery, DefaultWeightsSetRateLimit>;
     #[pallet::storage]
-    pub type CommitRevealWeightsEnabled<T: Config> =
-        StorageMap<_, Identity, u16, bool, ValueQuery, DefaultTrue>;
+    pub type CommitRevealWeightsEnabled<T: Config> = StorageMap<_, Identity, u16, bool, ValueQuery, DefaultTrue>;
     #[pallet::storage]
     pub type Burn<T: Config> = StorageMap<_, Identity, u16, u64, ValueQuery, DefaultBurn>;
     #[pallet::storage]
@@ -143,25 +133,15 @@ pub mod pallet {
     pub type Owner<T: Config> =
         StorageMap<_, Blake2_128Concat, T::AccountId, T::AccountId, ValueQuery, DefaultAccount<T>>;
     #[pallet::storage]
-    pub type Uids<T: Config> =
-        StorageDoubleMap<_, Identity, u16, Blake2_128Concat, T::AccountId, u16, OptionQuery>;
+    pub type Uids<T: Config> = StorageDoubleMap<_, Identity, u16, Blake2_128Concat, T::AccountId, u16, OptionQuery>;
     #[pallet::storage]
-    pub type Keys<T: Config> = StorageDoubleMap<
-        _,
-        Identity,
-        u16,
-        Identity,
-        u16,
-        T::AccountId,
-        ValueQuery,
-        DefaultAccount<T>,
-    >;
+    pub type Keys<T: Config> =
+        StorageDoubleMap<_, Identity, u16, Identity, u16, T::AccountId, ValueQuery, DefaultAccount<T>>;
     #[pallet::storage]
     pub type IsNetworkMember<T: Config> =
         StorageDoubleMap<_, Blake2_128Concat, T::AccountId, Identity, u16, bool, ValueQuery>;
     #[pallet::storage]
-    pub type BlockAtRegistration<T: Config> =
-        StorageDoubleMap<_, Identity, u16, Identity, u16, u64, ValueQuery>;
+    pub type BlockAtRegistration<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, u64, ValueQuery>;
     #[pallet::storage]
     pub type TotalHotkeyAlpha<T: Config> =
         StorageDoubleMap<_, Blake2_128Concat, T::AccountId, Identity, u16, u64, ValueQuery>;
@@ -186,12 +166,10 @@ pub mod pallet {
     #[pallet::storage]
     pub type LastUpdate<T: Config> = StorageMap<_, Identity, u16, Vec<u64>, ValueQuery>;
     #[pallet::storage]
-    pub type Weights<T: Config> =
-        StorageDoubleMap<_, Identity, u16, Identity, u16, Vec<(u16, u16)>, ValueQuery>;
+    pub type Weights<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, Vec<(u16, u16)>, ValueQuery>;
     // Bonds smooth dividends over epochs on mainnet. The devnet's dividends need none: this stays empty.
     #[pallet::storage]
-    pub type Bonds<T: Config> =
-        StorageDoubleMap<_, Identity, u16, Identity, u16, Vec<(u16, u16)>, ValueQuery>;
+    pub type Bonds<T: Config> = StorageDoubleMap<_, Identity, u16, Identity, u16, Vec<(u16, u16)>, ValueQuery>;
 
     // Epochs.
     #[pallet::storage]
@@ -344,11 +322,7 @@ pub mod pallet {
         /// Registers a hotkey of the signing coldkey, which pays the subnet's burn.
         #[pallet::call_index(7)]
         #[pallet::weight(Weight::from_parts(10_000_000, 0))]
-        pub fn burned_register(
-            origin: OriginFor<T>,
-            netuid: u16,
-            hotkey: T::AccountId,
-        ) -> DispatchResult {
+        pub fn burned_register(origin: OriginFor<T>, netuid: u16, hotkey: T::AccountId) -> DispatchResult {
             let coldkey = ensure_signed(origin)?;
             Self::do_register(coldkey, netuid, hotkey)
         }

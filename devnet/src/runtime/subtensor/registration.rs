@@ -17,9 +17,7 @@ const MIN_STAKE: u64 = 2_000_000;
 impl<T: Config> Pallet<T> {
     /// The number of the block being built.
     pub(super) fn block() -> u64 {
-        frame_system::Pallet::<T>::block_number()
-            .try_into()
-            .unwrap_or(u64::MAX)
+        frame_system::Pallet::<T>::block_number().try_into().unwrap_or(u64::MAX)
     }
 
     pub(super) fn build_subnet(subnet: &SubnetGenesis<T::AccountId>) {
@@ -44,24 +42,11 @@ impl<T: Config> Pallet<T> {
         Self::deposit_event(Event::SubnetOwnerHotkeySet(netuid, hotkey));
     }
 
-    pub(super) fn do_register(
-        coldkey: T::AccountId,
-        netuid: u16,
-        hotkey: T::AccountId,
-    ) -> DispatchResult {
-        ensure!(
-            netuid != 0,
-            Error::<T>::RegistrationNotPermittedOnRootSubnet
-        );
+    pub(super) fn do_register(coldkey: T::AccountId, netuid: u16, hotkey: T::AccountId) -> DispatchResult {
+        ensure!(netuid != 0, Error::<T>::RegistrationNotPermittedOnRootSubnet);
         ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
-        ensure!(
-            NetworkRegistrationAllowed::<T>::get(netuid),
-            Error::<T>::SubNetRegistrationDisabled
-        );
-        ensure!(
-            !Uids::<T>::contains_key(netuid, &hotkey),
-            Error::<T>::HotKeyAlreadyRegisteredInSubNet
-        );
+        ensure!(NetworkRegistrationAllowed::<T>::get(netuid), Error::<T>::SubNetRegistrationDisabled);
+        ensure!(!Uids::<T>::contains_key(netuid, &hotkey), Error::<T>::HotKeyAlreadyRegisteredInSubNet);
         Self::burn(&coldkey, Burn::<T>::get(netuid))?;
         if !Owner::<T>::contains_key(&hotkey) {
             Owner::<T>::insert(&hotkey, &coldkey);
@@ -69,10 +54,7 @@ impl<T: Config> Pallet<T> {
             // lets hotkeys sign calls that cost nothing. One reference makes the account exist.
             frame_system::Pallet::<T>::inc_sufficients(&hotkey);
         }
-        ensure!(
-            Owner::<T>::get(&hotkey) == coldkey,
-            Error::<T>::NonAssociatedColdKey
-        );
+        ensure!(Owner::<T>::get(&hotkey) == coldkey, Error::<T>::NonAssociatedColdKey);
 
         let size = SubnetworkN::<T>::get(netuid);
         let uid = if size < MaxAllowedUids::<T>::get(netuid) {
@@ -96,20 +78,13 @@ impl<T: Config> Pallet<T> {
     ) -> DispatchResult {
         ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
         ensure!(amount >= MIN_STAKE, Error::<T>::AmountTooLow);
-        ensure!(
-            Owner::<T>::contains_key(&hotkey),
-            Error::<T>::HotKeyAccountNotExists
-        );
+        ensure!(Owner::<T>::contains_key(&hotkey), Error::<T>::HotKeyAccountNotExists);
         Self::burn(&coldkey, amount)?;
-        TotalHotkeyAlpha::<T>::mutate(&hotkey, netuid, |alpha| {
-            *alpha = alpha.saturating_add(amount)
-        });
+        TotalHotkeyAlpha::<T>::mutate(&hotkey, netuid, |alpha| *alpha = alpha.saturating_add(amount));
         if let Some(uid) = Uids::<T>::get(netuid, &hotkey) {
             Self::grant_permit_if_among_top(netuid, uid);
         }
-        Self::deposit_event(Event::StakeAdded(
-            coldkey, hotkey, amount, amount, netuid, 0,
-        ));
+        Self::deposit_event(Event::StakeAdded(coldkey, hotkey, amount, amount, netuid, 0));
         Ok(())
     }
 
@@ -137,22 +112,13 @@ impl<T: Config> Pallet<T> {
     }
 
     fn burn(coldkey: &T::AccountId, amount: u64) -> DispatchResult {
-        T::Currency::burn_from(
-            coldkey,
-            amount,
-            Preservation::Preserve,
-            Precision::Exact,
-            Fortitude::Polite,
-        )
-        .map_err(|_| Error::<T>::NotEnoughBalanceToStake)?;
+        T::Currency::burn_from(coldkey, amount, Preservation::Preserve, Precision::Exact, Fortitude::Polite)
+            .map_err(|_| Error::<T>::NotEnoughBalanceToStake)?;
         Ok(())
     }
 
     fn grant_permit_if_among_top(netuid: u16, uid: u16) {
-        let permits = epoch::top_stakes(
-            &Self::stakes(netuid),
-            usize::from(MaxAllowedValidators::<T>::get(netuid)),
-        );
+        let permits = epoch::top_stakes(&Self::stakes(netuid), usize::from(MaxAllowedValidators::<T>::get(netuid)));
         if permits.get(usize::from(uid)).copied().unwrap_or(false) {
             Self::set_slot::<ValidatorPermit<T>, _>(netuid, uid, true);
         }
@@ -169,13 +135,7 @@ impl<T: Config> Pallet<T> {
             .filter(|uid| Some(*uid) != owner)
             .map(|uid| (uid, BlockAtRegistration::<T>::get(netuid, uid)))
             .filter(|(_, registered)| now.saturating_sub(*registered) >= immunity)
-            .min_by_key(|(uid, registered)| {
-                (
-                    emission.get(usize::from(*uid)).copied().unwrap_or(0),
-                    *registered,
-                    *uid,
-                )
-            })
+            .min_by_key(|(uid, registered)| (emission.get(usize::from(*uid)).copied().unwrap_or(0), *registered, *uid))
             .map(|(uid, _)| uid)
     }
 

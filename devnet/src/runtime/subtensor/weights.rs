@@ -7,8 +7,7 @@ use std::collections::HashSet;
 impl<T: Config> Pallet<T> {
     /// Whether the pool and `set_weights` accept this hotkey's stake: the owner's hotkey needs none.
     pub fn has_stake_for_weights(netuid: u16, hotkey: &T::AccountId) -> bool {
-        let is_owner = SubnetOwnerHotkey::<T>::get(netuid) == *hotkey
-            && Uids::<T>::contains_key(netuid, hotkey);
+        let is_owner = SubnetOwnerHotkey::<T>::get(netuid) == *hotkey && Uids::<T>::contains_key(netuid, hotkey);
         is_owner || TotalHotkeyAlpha::<T>::get(hotkey, netuid) >= StakeThreshold::<T>::get()
     }
 
@@ -20,38 +19,19 @@ impl<T: Config> Pallet<T> {
         version_key: u64,
     ) -> DispatchResult {
         // First, as on mainnet: a subnet that does not exist has the default, which is "on".
-        ensure!(
-            !CommitRevealWeightsEnabled::<T>::get(netuid),
-            Error::<T>::CommitRevealEnabled
-        );
+        ensure!(!CommitRevealWeightsEnabled::<T>::get(netuid), Error::<T>::CommitRevealEnabled);
         ensure!(netuid != 0, Error::<T>::CanNotSetRootNetworkWeights);
-        ensure!(
-            uids.len() == values.len(),
-            Error::<T>::WeightVecNotEqualSize
-        );
+        ensure!(uids.len() == values.len(), Error::<T>::WeightVecNotEqualSize);
         ensure!(NetworksAdded::<T>::get(netuid), Error::<T>::SubnetNotExists);
         let size = SubnetworkN::<T>::get(netuid);
-        ensure!(
-            uids.len() <= usize::from(size),
-            Error::<T>::UidsLengthExceedUidsInSubNet
-        );
-        let own_uid =
-            Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
-        ensure!(
-            Self::has_stake_for_weights(netuid, hotkey),
-            Error::<T>::NotEnoughStakeToSetWeights
-        );
+        ensure!(uids.len() <= usize::from(size), Error::<T>::UidsLengthExceedUidsInSubNet);
+        let own_uid = Uids::<T>::get(netuid, hotkey).ok_or(Error::<T>::HotKeyNotRegisteredInSubNet)?;
+        ensure!(Self::has_stake_for_weights(netuid, hotkey), Error::<T>::NotEnoughStakeToSetWeights);
         let wanted_version = WeightsVersionKey::<T>::get(netuid);
-        ensure!(
-            wanted_version == 0 || version_key >= wanted_version,
-            Error::<T>::IncorrectWeightVersionKey
-        );
+        ensure!(wanted_version == 0 || version_key >= wanted_version, Error::<T>::IncorrectWeightVersionKey);
 
         let now = Self::block();
-        let last_update = LastUpdate::<T>::get(netuid)
-            .get(usize::from(own_uid))
-            .copied()
-            .unwrap_or(0);
+        let last_update = LastUpdate::<T>::get(netuid).get(usize::from(own_uid)).copied().unwrap_or(0);
         let waited = now.saturating_sub(last_update);
         let in_time = last_update == 0 || waited >= WeightsSetRateLimit::<T>::get(netuid);
         ensure!(in_time, Error::<T>::SettingWeightsTooFast);
@@ -59,31 +39,18 @@ impl<T: Config> Pallet<T> {
         let only_self = uids == [own_uid];
         let may_validate = only_self
             || SubnetOwnerHotkey::<T>::get(netuid) == *hotkey
-            || ValidatorPermit::<T>::get(netuid)
-                .get(usize::from(own_uid))
-                .copied()
-                .unwrap_or(false);
+            || ValidatorPermit::<T>::get(netuid).get(usize::from(own_uid)).copied().unwrap_or(false);
         ensure!(may_validate, Error::<T>::NeuronNoValidatorPermit);
         let distinct = uids.iter().collect::<HashSet<_>>().len();
         ensure!(distinct == uids.len(), Error::<T>::DuplicateUids);
-        ensure!(
-            uids.iter().all(|uid| *uid < size),
-            Error::<T>::UidVecContainInvalidOne
-        );
+        ensure!(uids.iter().all(|uid| *uid < size), Error::<T>::UidVecContainInvalidOne);
         let fewest = usize::from(MinAllowedWeights::<T>::get(netuid).min(size));
-        ensure!(
-            only_self || uids.len() >= fewest,
-            Error::<T>::WeightVecLengthIsLow
-        );
+        ensure!(only_self || uids.len() >= fewest, Error::<T>::WeightVecLengthIsLow);
         let values = upscale(&values);
         let within = only_self || largest_share_within(&values, MaxWeightsLimit::<T>::get(netuid));
         ensure!(within, Error::<T>::MaxWeightExceeded);
 
-        Weights::<T>::insert(
-            netuid,
-            own_uid,
-            uids.into_iter().zip(values).collect::<Vec<_>>(),
-        );
+        Weights::<T>::insert(netuid, own_uid, uids.into_iter().zip(values).collect::<Vec<_>>());
         Self::set_slot::<LastUpdate<T>, _>(netuid, own_uid, now);
         Self::deposit_event(Event::WeightsSet(netuid, own_uid));
         Ok(())
@@ -97,10 +64,7 @@ fn upscale(values: &[u16]) -> Vec<u16> {
         return values.to_vec();
     }
     let scale = |value: &u16| (u64::from(*value) * 65_535 + max / 2) / max;
-    values
-        .iter()
-        .map(|value| u16::try_from(scale(value)).unwrap_or(u16::MAX))
-        .collect()
+    values.iter().map(|value| u16::try_from(scale(value)).unwrap_or(u16::MAX)).collect()
 }
 
 /// Whether the largest value is at most `limit` / 65535 of the sum. The limit 65535 allows everything.
