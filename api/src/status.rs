@@ -44,7 +44,7 @@ pub struct NodeStatus {
     /// Share of the weights that validators give to it on the chain, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f64>,
-    /// Share of the incentive that the chain gives to it, 0 to 1 of the largest.
+    /// Share of the incentive that the chain gives to it, 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub incentive: Option<f64>,
     /// Windows in which the node did its whole work.

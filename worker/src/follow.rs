@@ -12,7 +12,7 @@ use bistro_protocol::{
     tensors::Tensors,
 };
 
-use crate::{failure::Failure, node::Node, state::SavedBase};
+use crate::{facts::Facts, failure::Failure, node::Node, state::SavedBase};
 
 /// How often a manifest that is not there yet is asked for.
 const POLL: std::time::Duration = std::time::Duration::from_millis(250);
@@ -59,6 +59,16 @@ impl Follower {
 
     fn saved(&self) -> SavedBase {
         SavedBase { window: self.window, previous: self.previous, base: self.base.clone() }
+    }
+
+    /// The start of a window for a node that does not train: shows the base's loss if there is time, and reads the
+    /// facts at once, since the chain forgets the state of a window's first block.
+    pub async fn begin(&self, node: &Node) -> Result<Option<Facts>, Failure> {
+        if node.head().number < node.clock.reveal(self.window) {
+            self.measure(node).await?;
+        }
+        node.telemetry.phase(Phase::Waiting);
+        node.facts(self.window).await
     }
 
     /// Waits for the manifest of this window and follows it: checks, moves the base, compares digests, saves.

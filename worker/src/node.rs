@@ -56,80 +56,13 @@ pub struct Node {
     pub state: State,
     /// Cancelled when the process is asked to stop.
     pub stop: CancellationToken,
-    engine: Arc<Mutex<Engine>>,
-    heads: watch::Receiver<Head>,
-}
-
-/// Everything that [`Node::new`] puts together.
-pub struct Parts {
-    /// See [`Node::settings`].
-    pub settings: Settings,
-    /// See [`Node::environment`].
-    pub environment: Environment,
-    /// See [`Node::agreement`].
-    pub agreement: Agreement,
-    /// See [`Node::clock`].
-    pub clock: Clock,
-    /// See [`Node::wallet`].
-    pub wallet: chain::Hotkey,
-    /// See [`Node::chain`].
-    pub chain: Chain,
-    /// See [`Node::bucket`].
-    pub bucket: Bucket,
-    /// See [`Node::dataset`].
-    pub dataset: Dataset,
-    /// See [`Node::pages`].
-    pub pages: Pages,
-    /// The engine of the run's model.
-    pub engine: Engine,
-    /// See [`Node::telemetry`].
-    pub telemetry: Telemetry,
-    /// See [`Node::state`].
-    pub state: State,
-    /// See [`Node::stop`].
-    pub stop: CancellationToken,
+    /// The engine of the run's model; one computation at a time.
+    pub engine: Arc<Mutex<Engine>>,
+    /// Finalised blocks.
+    pub heads: watch::Receiver<Head>,
 }
 
 impl Node {
-    /// A node that is ready to work.
-    pub fn new(parts: Parts) -> Self {
-        let Parts {
-            settings,
-            environment,
-            agreement,
-            clock,
-            wallet,
-            chain,
-            bucket,
-            dataset,
-            pages,
-            engine,
-            telemetry,
-            state,
-            stop,
-        } = parts;
-        let hotkey = Hotkey(wallet.public());
-        let heads = chain.heads();
-        let engine = Arc::new(Mutex::new(engine));
-        Self {
-            settings,
-            environment,
-            agreement,
-            clock,
-            wallet,
-            hotkey,
-            chain,
-            bucket,
-            dataset,
-            pages,
-            telemetry,
-            state,
-            stop,
-            engine,
-            heads,
-        }
-    }
-
     /// What the background task needs that shows the chain's view of this node.
     pub fn shown(&self) -> Shown {
         Shown {

@@ -51,7 +51,7 @@ impl Chain {
         self.optional("Uids", (netuid, hotkey), at).await
     }
 
-    /// Incentive by uid, the largest is 65535.
+    /// Incentive by uid: shares of 65535, which is all of it.
     pub async fn incentive(&self, netuid: u16, at: [u8; 32]) -> Result<Vec<u16>, Error> {
         self.value("Incentive", (netuid,), at).await
     }

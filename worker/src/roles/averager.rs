@@ -46,12 +46,7 @@ impl Loop for Averager {
     async fn window(&mut self) -> Result<(), Failure> {
         let node = &*self.node;
         let window = self.follower.window;
-        if node.head().number < node.clock.reveal(window) {
-            self.follower.measure(node).await?;
-        }
-        node.telemetry.phase(Phase::Waiting);
-        // Read at once: the chain forgets the state of a window's first block.
-        let facts = node.facts(window).await?;
+        let facts = self.follower.begin(node).await?;
         node.reached(node.clock.uploads_close(window)).await?;
         if averager_of(node, window).await? != Some(node.hotkey) {
             node.telemetry.message(format!("is not the averager of window {window}: follows until its term begins"));

@@ -1,6 +1,9 @@
 //! Everything between the start of the process and the first window.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bistro_api::{Role, Settings};
 use bistro_protocol::{clock::Clock, hotkey::Hotkey, object::Agreement, page::Pages};
@@ -13,7 +16,7 @@ use crate::{
     engine::Engine,
     environment::{Environment, digest_of},
     failure::Failure,
-    node::{Node, Parts},
+    node::Node,
     state::State,
     telemetry::Telemetry,
 };
@@ -55,7 +58,10 @@ pub async fn node(
     let engine = engine.map_err(|e| Failure::permanent(e).context("run.model"))?;
     telemetry.message("");
     tracing::info!(hotkey = %wallet.ss58(), run = %hex::encode(&agreement.run_digest[..6]), "ready");
-    Ok(Node::new(Parts {
+    Ok(Node {
+        hotkey: Hotkey(wallet.public()),
+        heads: chain.heads(),
+        engine: Arc::new(Mutex::new(engine)),
         settings,
         environment,
         agreement,
@@ -65,11 +71,10 @@ pub async fn node(
         bucket,
         dataset,
         pages,
-        engine,
         telemetry,
         state,
         stop,
-    }))
+    })
 }
 
 /// Things that may come later: each is waited for, and named in the status meanwhile.

@@ -6,7 +6,9 @@ use bistro_api::status::{Phase, Scored};
 use bistro_protocol::{
     check::Verdict,
     hotkey::Hotkey,
+    manifest::Manifest,
     mechanism::cosine::raw_score,
+    object::{self, Kind},
     score::{Book, Outcome, Rates},
     seed,
     tensors::Tensors,
@@ -58,12 +60,7 @@ impl Loop for Validator {
     async fn window(&mut self) -> Result<(), Failure> {
         let node = &*self.node;
         let window = self.follower.window;
-        if node.head().number < node.clock.reveal(window) {
-            self.follower.measure(node).await?;
-        }
-        node.telemetry.phase(Phase::Waiting);
-        // Read at once: the chain forgets the state of a window's first block.
-        node.facts(window).await?;
+        self.follower.begin(node).await?;
         // A window that was followed before a restart is still to be scored.
         if window > node.settings.run.start_window && self.memory.next < window {
             self.score(window - 1).await?;
@@ -81,7 +78,8 @@ impl Validator {
             return Ok(());
         }
         let node = &*self.node;
-        let end = node.block_hash(node.clock.end(window)).await?;
+        // Its miners are drawn by a hash that nobody knows before the window ends.
+        node.reached(node.clock.end(window)).await?;
         let too_late = node.head().number >= node.clock.end(window + 1);
         let Some(before) = node.state.base(window)?.filter(|_| !too_late) else {
             node.telemetry.message(format!("was too late to score window {window}: its miners count as not drawn"));
@@ -93,7 +91,7 @@ impl Validator {
         };
         let collected = collect(node, &facts, &before.base, before.base.digest()).await?;
         self.observe(&facts, &collected);
-        let outcomes = self.outcomes(&facts, &collected, &before.base, end).await?;
+        let outcomes = self.outcomes(&facts, &collected, &before.base).await?;
         self.memory.book.record(&outcomes, self.rates());
         self.remember(window)?;
         let weights = self.memory.book.weights(
@@ -117,14 +115,7 @@ impl Validator {
         let node = &*self.node;
         let Some(averager) = averager_of(node, window).await? else { return Ok(false) };
         let Some(found) = node.manifest_bytes(&averager, window).await? else { return Ok(false) };
-        let kind = bistro_protocol::object::Kind::Manifest;
-        let opened = bistro_protocol::object::open::<bistro_protocol::manifest::Manifest>(
-            &node.agreement,
-            &averager,
-            window,
-            kind,
-            &found.bytes,
-        );
+        let opened = object::open::<Manifest>(&node.agreement, &averager, window, Kind::Manifest, &found.bytes);
         Ok(opened.is_ok_and(|m| !m.body.admitted.is_empty()))
     }
 
@@ -147,7 +138,6 @@ impl Validator {
         facts: &Facts,
         collected: &Collected,
         base: &Tensors,
-        _end: [u8; 32],
     ) -> Result<Vec<(u16, Outcome)>, Failure> {
         let node = &*self.node;
         let active = self.memory.book.active(facts.window, self.rates());
