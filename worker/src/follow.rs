@@ -61,10 +61,10 @@ impl Follower {
         SavedBase { window: self.window, previous: self.previous, base: self.base.clone() }
     }
 
-    /// The start of a window for a node that does not train: shows the base's loss if there is time, and reads the
-    /// facts at once, since the chain forgets the state of a window's first block.
+    /// The start of a window for a node that does not train: shows the base's loss unless it is an old one, and reads
+    /// the facts at once, since the chain forgets the state of a window's first block.
     pub async fn begin(&self, node: &Node) -> Result<Option<Facts>, Failure> {
-        if node.head().number < node.clock.reveal(self.window) {
+        if node.clock.window_of(node.head().number) <= self.window {
             self.measure(node).await?;
         }
         node.telemetry.phase(Phase::Waiting);
