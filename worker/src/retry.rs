@@ -43,12 +43,7 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self {
-            first: Duration::from_millis(100),
-            longest: Duration::from_secs(10),
-            deadline: None,
-            stop: None,
-        }
+        Self { first: Duration::from_millis(100), longest: Duration::from_secs(10), deadline: None, stop: None }
     }
 }
 
@@ -109,7 +104,10 @@ impl Retry {
     }
 
     /// The output of `work`, unless the token is cancelled first.
-    async fn cancellable<T, E: std::error::Error + 'static>(&self, work: impl Future<Output = T>) -> Result<T, Stopped<E>> {
+    async fn cancellable<T, E: std::error::Error + 'static>(
+        &self,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Stopped<E>> {
         match &self.stop {
             None => Ok(work.await),
             Some(stop) => tokio::select! {

@@ -56,10 +56,8 @@ fn http_client(ca_bundle: Option<&str>) -> Result<SharedHttpClient, Error> {
         None => TrustStore::default(),
         Some(pem) => TrustStore::empty().with_pem_certificate(checked(pem)?.as_bytes().to_vec()),
     };
-    let context = TlsContext::builder()
-        .with_trust_store(trust)
-        .build()
-        .map_err(|e| Error::CaBundle { reason: e.to_string() })?;
+    let context =
+        TlsContext::builder().with_trust_store(trust).build().map_err(|e| Error::CaBundle { reason: e.to_string() })?;
     let provider = tls::Provider::Rustls(CryptoMode::Ring);
     if ca_bundle.is_some() {
         // The client would panic on certificates that it cannot parse, at its first connection: try it here.

@@ -47,10 +47,7 @@ impl Credentials {
         let own = (format!("access-key-id-{ordinal}"), format!("secret-access-key-{ordinal}"));
         let shared = ("access-key-id".to_owned(), "secret-access-key".to_owned());
         let (id, secret) = if folder.join(&own.0).exists() { own } else { shared };
-        Ok(Some(Self::Keys {
-            access_key_id: read(&folder.join(id))?,
-            secret_access_key: read(&folder.join(secret))?,
-        }))
+        Ok(Some(Self::Keys { access_key_id: read(&folder.join(id))?, secret_access_key: read(&folder.join(secret))? }))
     }
 }
 

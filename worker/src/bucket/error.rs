@@ -43,17 +43,27 @@ impl std::fmt::Display for Op {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum Error {
-    #[error("failed to {op} {key} in bucket {bucket}: access denied ({code}); a key may write under its own hotkey only, see the policies in docs")]
+    #[error(
+        "failed to {op} {key} in bucket {bucket}: access denied ({code}); a key may write under its own hotkey only, see the policies in docs"
+    )]
     Denied { op: Op, bucket: String, key: String, code: String },
     #[error("failed to {op} {key}: there is no bucket {bucket}; create it or correct spec.bucket.name")]
     NoSuchBucket { op: Op, bucket: String, key: String },
-    #[error("failed to {op} {key} in bucket {bucket}: the bucket does not know these credentials ({code}); correct access-key-id and secret-access-key")]
+    #[error(
+        "failed to {op} {key} in bucket {bucket}: the bucket does not know these credentials ({code}); correct access-key-id and secret-access-key"
+    )]
     BadCredentials { op: Op, bucket: String, key: String, code: String },
-    #[error("failed to {op} {key} in bucket {bucket}: no credentials ({reason}); set bucket.credentialsSecretRef or give the service account a role")]
+    #[error(
+        "failed to {op} {key} in bucket {bucket}: no credentials ({reason}); set bucket.credentialsSecretRef or give the service account a role"
+    )]
     NoCredentials { op: Op, bucket: String, key: String, reason: String },
-    #[error("failed to {op} {key} in bucket {bucket}: this machine's clock differs from the bucket's; set it right (NTP)")]
+    #[error(
+        "failed to {op} {key} in bucket {bucket}: this machine's clock differs from the bucket's; set it right (NTP)"
+    )]
     ClockSkew { op: Op, bucket: String, key: String },
-    #[error("failed to {op} {key} in bucket {bucket}: no answer ({reason}); check spec.bucket.endpoint and the network")]
+    #[error(
+        "failed to {op} {key} in bucket {bucket}: no answer ({reason}); check spec.bucket.endpoint and the network"
+    )]
     Unreachable { op: Op, bucket: String, key: String, reason: String },
     #[error("failed to {op} {key} in bucket {bucket}: the service is busy or broken (HTTP {status} {code})")]
     Busy { op: Op, bucket: String, key: String, status: u16, code: String },
@@ -76,7 +86,10 @@ pub enum Error {
 impl Error {
     /// Trying again later can help without anybody's doing.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Busy { .. } | Self::SecretMissing { .. } | Self::NoCredentials { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Busy { .. } | Self::SecretMissing { .. } | Self::NoCredentials { .. }
+        )
     }
 
     /// The word under which the request is counted.
@@ -142,9 +155,14 @@ impl At {
         match (code.as_str(), status) {
             ("NoSuchBucket", _) => Error::NoSuchBucket { op, bucket, key },
             ("RequestTimeTooSkewed", _) => Error::ClockSkew { op, bucket, key },
-            ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _) => {
-                Error::BadCredentials { op, bucket, key, code }
-            }
+            (
+                "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "ExpiredToken"
+                | "InvalidToken"
+                | "TokenRefreshRequired",
+                _,
+            ) => Error::BadCredentials { op, bucket, key, code },
             (_, 401 | 403) => Error::Denied { op, bucket, key, code },
             // 409: another conditional write to this key is under way. Sent again, one of them gets 412.
             ("SlowDown" | "RequestTimeout", _) | (_, 408 | 409 | 429 | 500..=599) => {

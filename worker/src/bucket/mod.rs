@@ -205,7 +205,9 @@ impl Bucket {
                 self.inner.telemetry.metrics.upload_bytes.inc_by(size);
                 Ok(Answer::ok(Put::Stored))
             }
-            Err(e) if only_new && error::status(&e) == Some(412) => Ok(Answer { value: Put::Exists, outcome: "exists" }),
+            Err(e) if only_new && error::status(&e) == Some(412) => {
+                Ok(Answer { value: Put::Exists, outcome: "exists" })
+            }
             Err(e) => Err(at.failed(e)),
         }
     }

@@ -162,7 +162,10 @@ fn alice() -> Hotkey {
 pub(super) mod calls {
     use subxt::dynamic::Value;
 
-    use super::{super::{state::PALLET, submit::call}, Call};
+    use super::{
+        super::{state::PALLET, submit::call},
+        Call,
+    };
 
     pub fn transfer(to: [u8; 32], rao: u64) -> (&'static str, Call) {
         let to = Value::unnamed_variant("Id", [Value::from_bytes(to)]);

@@ -89,7 +89,8 @@ impl Clock {
                 }
                 Ended::Broken(reason) => tracing::debug!("the stream of finalised blocks ended: {reason}"),
             }
-            pause = if self.last() > before { Duration::from_millis(100) } else { (pause * 2).min(Duration::from_secs(5)) };
+            pause =
+                if self.last() > before { Duration::from_millis(100) } else { (pause * 2).min(Duration::from_secs(5)) };
             tokio::time::sleep(jittered(pause)).await;
         }
     }

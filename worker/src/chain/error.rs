@@ -21,7 +21,9 @@ pub enum Error {
         reason: String,
     },
     /// All endpoints that answer serve another chain than the settings or the earlier connection.
-    #[error("failed to {what}: {reason}; correct spec.chain.endpoints or genesisHash, or delete the node's state if the chain was started anew")]
+    #[error(
+        "failed to {what}: {reason}; correct spec.chain.endpoints or genesisHash, or delete the node's state if the chain was started anew"
+    )]
     OtherChain {
         /// What was tried.
         what: String,
@@ -29,7 +31,9 @@ pub enum Error {
         reason: String,
     },
     /// The state of that block is gone at this endpoint: ordinary nodes keep some 256 blocks.
-    #[error("failed to {what}: the state of block {block} is pruned; an archive node in spec.chain.endpoints still has it")]
+    #[error(
+        "failed to {what}: the state of block {block} is pruned; an archive node in spec.chain.endpoints still has it"
+    )]
     StatePruned {
         /// What was read.
         what: String,
@@ -74,7 +78,9 @@ pub enum Error {
         reason: String,
     },
     /// The hotkey has no number on the subnet.
-    #[error("hotkey {hotkey} is not registered on netuid {netuid}: register it with its coldkey (btcli subnet register --netuid {netuid})")]
+    #[error(
+        "hotkey {hotkey} is not registered on netuid {netuid}: register it with its coldkey (btcli subnet register --netuid {netuid})"
+    )]
     NotRegistered {
         /// SS58 address.
         hotkey: String,
@@ -125,7 +131,11 @@ impl Error {
             Self::OtherChain { what, reason: text }
         } else if has("State already discarded") || has("state pruned") || has("UnknownBlock: State") {
             Self::StatePruned { what, block }
-        } else if has("UnknownBlock") || has("nknown block") || has("Header was not found") || has("find the block header") {
+        } else if has("UnknownBlock")
+            || has("nknown block")
+            || has("Header was not found")
+            || has("find the block header")
+        {
             Self::UnknownBlock { what, block }
         } else if has("User error") || has("RPC error") {
             Self::Rpc { what, reason: text }

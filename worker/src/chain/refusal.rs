@@ -24,7 +24,11 @@ const KNOWN: [(&str, &str, bool); 20] = [
     ("HotKeyAlreadyRegisteredInSubNet", "nothing to do", false),
     ("IncorrectWeightVersionKey", "the subnet asks for a higher version key; update this worker", false),
     ("CommitRevealEnabled", "this subnet wants committed weights; its owner can switch commit-reveal off", false),
-    ("WeightVecLengthIsLow", "the subnet wants more weights at once (MinAllowedWeights); wait until more miners have a score", true),
+    (
+        "WeightVecLengthIsLow",
+        "the subnet wants more weights at once (MinAllowedWeights); wait until more miners have a score",
+        true,
+    ),
     ("MaxWeightExceeded", "the subnet bounds the share of one weight (MaxWeightsLimit); its owner can raise it", false),
     ("UidVecContainInvalidOne", "a miner left the subnet; the next weights leave it out", true),
     ("UidsLengthExceedUidsInSubNet", "miners left the subnet; the next weights leave them out", true),
@@ -46,7 +50,10 @@ impl Refusal {
 
     /// What to do.
     pub fn remedy(&self) -> &'static str {
-        KNOWN.iter().find(|(name, ..)| self.name == *name).map_or("see the chain's documentation", |(_, remedy, _)| remedy)
+        KNOWN
+            .iter()
+            .find(|(name, ..)| self.name == *name)
+            .map_or("see the chain's documentation", |(_, remedy, _)| remedy)
     }
 
     /// From the pool's `Custom error: n`: the numbers are subtensor's.

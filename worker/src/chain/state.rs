@@ -60,7 +60,8 @@ impl Chain {
     /// weight of a row is 65535. By validator.
     pub async fn weights(&self, netuid: u16, at: [u8; 32]) -> Result<Vec<(u16, Vec<(u16, u16)>)>, Error> {
         let size: u16 = self.value("SubnetworkN", (netuid,), at).await?;
-        let rows: Vec<((u16, u16), Vec<(u16, u16)>)> = self.entries("Weights", (netuid,), at, usize::from(size)).await?;
+        let rows: Vec<((u16, u16), Vec<(u16, u16)>)> =
+            self.entries("Weights", (netuid,), at, usize::from(size)).await?;
         let mut weights: Vec<_> = rows.into_iter().map(|((_, uid), row)| (uid, row)).collect();
         weights.sort_by_key(|(uid, _)| *uid);
         Ok(weights)

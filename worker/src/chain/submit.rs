@@ -17,11 +17,7 @@ use subxt::{
     transactions::{DynamicPayload, TransactionInBlock, TransactionProgress, TransactionStatus},
 };
 
-use super::{
-    Chain, Error, Hotkey, Refusal,
-    client::patiently,
-    error::chained,
-};
+use super::{Chain, Error, Hotkey, Refusal, client::patiently, error::chained};
 use crate::retry::jittered;
 
 /// Blocks for which a call can be included: 13 min on main net, 16 s at 250 ms blocks. A power of two.
@@ -121,9 +117,8 @@ impl Chain {
     async fn send(&self, signer: &Hotkey, name: &'static str, call: &Call) -> Result<Sent, Error> {
         let what = format!("send {name}");
         let nonce = patiently(|| self.next_nonce(signer, &what)).await?;
-        let newest = || async {
-            self.inner.api.at_current_block().await.map_err(|e| Error::sorted(&what, "newest", &e))
-        };
+        let newest =
+            || async { self.inner.api.at_current_block().await.map_err(|e| Error::sorted(&what, "newest", &e)) };
         let at = patiently(newest).await?;
         let until = at.block_number() + MORTAL + SPARE;
         let params = DefaultExtrinsicParamsBuilder::new().nonce(nonce).mortal(MORTAL).build();
@@ -175,7 +170,9 @@ impl Chain {
                 Ok(block) => Ok(Sent::Finalised(block.block_number())),
                 Err(error) => Ok(Sent::Doubtful(chained(&error), until)),
             },
-            Err(TransactionEventsError::ExtrinsicFailed(error)) => Err(Refusal { call: name, name: named(&error) }.into()),
+            Err(TransactionEventsError::ExtrinsicFailed(error)) => {
+                Err(Refusal { call: name, name: named(&error) }.into())
+            }
             Err(error) => Ok(Sent::Doubtful(chained(&error), until)),
         }
     }
@@ -203,7 +200,9 @@ fn pool_refused(name: &'static str, refusal: &rpcs::UserError) -> Result<Sent, E
     match refusal.code {
         // Temporarily banned, already there, lower priority than another with this nonce, pool full.
         1012 | 1013 | 1014 | 1016 => Ok(Sent::Again(text)),
-        1010 if data.contains("outdated") || data.contains("Stale") || data.contains("ancient") => Ok(Sent::Again(text)),
+        1010 if data.contains("outdated") || data.contains("Stale") || data.contains("ancient") => {
+            Ok(Sent::Again(text))
+        }
         1010 if data.contains("pay some fees") => {
             Err(Refusal { call: name, name: "InsufficientBalance".to_owned() }.into())
         }
@@ -217,12 +216,17 @@ mod tests {
 
     fn refused(code: i32, data: &str) -> Result<Sent, Error> {
         let data = serde_json::value::RawValue::from_string(format!("\"{data}\"")).expect("a JSON string");
-        pool_refused("set_weights", &rpcs::UserError { code, message: "Invalid Transaction".to_owned(), data: Some(data) })
+        pool_refused(
+            "set_weights",
+            &rpcs::UserError { code, message: "Invalid Transaction".to_owned(), data: Some(data) },
+        )
     }
 
     #[test]
     fn a_lost_race_for_the_nonce_is_sent_again() {
-        for (code, data) in [(1010, "Transaction is outdated"), (1014, "The transaction has too low priority"), (1013, "")] {
+        for (code, data) in
+            [(1010, "Transaction is outdated"), (1014, "The transaction has too low priority"), (1013, "")]
+        {
             assert!(matches!(refused(code, data), Ok(Sent::Again(_))), "{code} {data}");
         }
     }

@@ -10,7 +10,10 @@ use std::{
 };
 
 use subxt::{
-    ext::jsonrpsee::{core::client::Client, ws_client::{PingConfig, WsClientBuilder}},
+    ext::jsonrpsee::{
+        core::client::Client,
+        ws_client::{PingConfig, WsClientBuilder},
+    },
     rpcs::{
         self,
         client::{RawRpcFuture, RawRpcSubscription, RawValue, RpcClientT},
@@ -134,7 +137,9 @@ impl Transport {
             .request_timeout(ANSWER)
             .max_response_size(LARGEST)
             .max_buffer_capacity_per_subscription(256)
-            .enable_ws_ping(PingConfig::new().ping_interval(Duration::from_secs(10)).inactive_limit(Duration::from_secs(20)))
+            .enable_ws_ping(
+                PingConfig::new().ping_interval(Duration::from_secs(10)).inactive_limit(Duration::from_secs(20)),
+            )
             .build(address);
         let client = match tokio::time::timeout(CONNECT, client).await {
             Ok(built) => built.map_err(|e| chained(&e))?,

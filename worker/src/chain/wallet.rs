@@ -150,12 +150,13 @@ pub fn ss58(public: &[u8; 32]) -> String {
 }
 
 const PLAIN: &str = "give a plain hotkey file as btcli writes it under hotkeys/";
-const DECRYPT: &str = "hotkeys are used without a password: make a new one with btcli wallet new-hotkey, without a password";
+const DECRYPT: &str =
+    "hotkeys are used without a password: make a new one with btcli wallet new-hotkey, without a password";
 
 /// Mini secret of Substrate's development phrase ("bottom drive obey lake ...").
 const DEV_SEED: [u8; 32] = [
-    0xfa, 0xc7, 0x95, 0x9d, 0xbf, 0xe7, 0x2f, 0x05, 0x2e, 0x5a, 0x0c, 0x3c, 0x8d, 0x65, 0x30, 0xf2, 0x02, 0xb0, 0x2f, 0xd8,
-    0xf9, 0xf5, 0xca, 0x35, 0x80, 0xec, 0x8d, 0xeb, 0x77, 0x97, 0x47, 0x9e,
+    0xfa, 0xc7, 0x95, 0x9d, 0xbf, 0xe7, 0x2f, 0x05, 0x2e, 0x5a, 0x0c, 0x3c, 0x8d, 0x65, 0x30, 0xf2, 0x02, 0xb0, 0x2f,
+    0xd8, 0xf9, 0xf5, 0xca, 0x35, 0x80, 0xec, 0x8d, 0xeb, 0x77, 0x97, 0x47, 0x9e,
 ];
 
 /// The fields of a hotkey file that matter; others are ignored.
@@ -213,7 +214,10 @@ fn parse(bytes: &[u8]) -> Result<Hotkey, Refused> {
     match &file.ss58_address {
         Some(address) if *address != hotkey.ss58() => {
             let shown: String = address.chars().filter(|c| c.is_ascii_alphanumeric()).take(64).collect();
-            Err((format!("its secret leads to {}, not to its ss58Address {shown}", hotkey.ss58()), "export the hotkey again"))
+            Err((
+                format!("its secret leads to {}, not to its ss58Address {shown}", hotkey.ss58()),
+                "export the hotkey again",
+            ))
         }
         _ => Ok(hotkey),
     }
@@ -262,7 +266,10 @@ mod tests {
     #[test]
     fn development_keys_are_those_of_every_substrate_tool() {
         assert_eq!(Hotkey::development("//Alice").ss58(), ALICE);
-        assert_eq!(Hotkey::development("").public(), from_phrase(subxt_signer::DEV_PHRASE).expect("words").public.to_bytes());
+        assert_eq!(
+            Hotkey::development("").public(),
+            from_phrase(subxt_signer::DEV_PHRASE).expect("words").public.to_bytes()
+        );
         for path in ["//bistro/default/miner/miner/0", "//bistro/default/miner/miner/0/coldkey", "//a//12/x"] {
             let theirs = subxt_signer::sr25519::Keypair::from_uri(&path.parse().expect("a path")).expect("a key");
             assert_eq!(Hotkey::development(path).public(), theirs.public_key().0, "{path}");
@@ -289,7 +296,9 @@ mod tests {
     #[test]
     fn what_is_no_plain_sr25519_hotkey_is_refused_with_a_remedy() {
         let seed = format!("0x{}", hex::encode(DEV_SEED));
-        assert!(refusal(serde_json::json!({"secretSeed": seed, "ss58Address": ALICE})).contains("not to its ss58Address"));
+        assert!(
+            refusal(serde_json::json!({"secretSeed": seed, "ss58Address": ALICE})).contains("not to its ss58Address")
+        );
         assert!(refusal(serde_json::json!({"secretSeed": seed, "cryptoType": 0})).contains("sr25519"));
         assert!(refusal(serde_json::json!({"secretSeed": "0x12"})).contains("32 bytes"));
         assert!(refusal(serde_json::json!({"publicKey": "0x00", "ss58Address": ALICE})).contains("pub.txt"));

@@ -92,7 +92,10 @@ impl Metrics {
                 "bistro_loss",
                 "Training loss of this node's latest step in nats per token. An untrained model starts near ln(vocabulary).",
             )),
-            tokens: known(IntCounter::new("bistro_tokens_total", "Tokens that this node trained on; its rate is the speed.")),
+            tokens: known(IntCounter::new(
+                "bistro_tokens_total",
+                "Tokens that this node trained on; its rate is the speed.",
+            )),
             steps: known(IntCounter::new("bistro_steps_total", "Optimizer steps that this node took.")),
             upload_bytes: known(IntCounter::new("bistro_upload_bytes_total", "Bytes of objects sent to the bucket.")),
             download_bytes: known(IntCounter::new(
@@ -115,7 +118,10 @@ impl Metrics {
                 "bistro_score_average",
                 "Moving average of each miner's normalised scores; 1 is a typical miner, 0 one that earns nothing.",
             )),
-            weight: known(per_miner("bistro_weight", "Share of this validator's weights that each miner gets, 0 to 1.")),
+            weight: known(per_miner(
+                "bistro_weight",
+                "Share of this validator's weights that each miner gets, 0 to 1.",
+            )),
             incentive: known(Gauge::new(
                 "bistro_incentive",
                 "Incentive that the chain pays to this node, as a share of the largest, 0 to 1.",

@@ -31,11 +31,7 @@ pub struct Telemetry {
 impl Telemetry {
     /// Everything at its start: phase starting, not ready, nothing reached yet.
     pub fn new(role: Role) -> Self {
-        Self {
-            metrics: Metrics::new(),
-            status: StatusHandle::new(role),
-            health: Health::new(),
-        }
+        Self { metrics: Metrics::new(), status: StatusHandle::new(role), health: Health::new() }
     }
 
     /// The node enters a phase: shown in the status at once, and the time that the phase before took in the metrics.

@@ -56,7 +56,8 @@ async fn run(listener: TcpListener, routes: Router, stop: CancellationToken) {
         stop.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
-    either(async { serving.await.map_or_else(|e| tracing::error!("the HTTP server failed: {e}"), |()| ()) }, overdue).await;
+    either(async { serving.await.map_or_else(|e| tracing::error!("the HTTP server failed: {e}"), |()| ()) }, overdue)
+        .await;
 }
 
 async fn either(one: impl Future<Output = ()>, other: impl Future<Output = ()>) {

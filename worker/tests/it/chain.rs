@@ -180,10 +180,8 @@ async fn a_dead_endpoint_is_passed_over() {
 async fn another_chain_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let net = devnet(folder.path()).await;
-    let settings = settings::Chain {
-        endpoints: vec![net.rpc_url()],
-        genesis_hash: Some(format!("0x{}", "11".repeat(32))),
-    };
+    let settings =
+        settings::Chain { endpoints: vec![net.rpc_url()], genesis_hash: Some(format!("0x{}", "11".repeat(32))) };
     let refused = soon(Chain::connect(&settings, telemetry())).await.err().expect("another genesis hash");
     assert!(matches!(refused, Error::OtherChain { .. }) && refused.to_string().contains("genesisHash"), "{refused}");
 

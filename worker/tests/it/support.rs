@@ -20,12 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Options for quick windows.
 pub fn quick(data: &Path) -> Options {
-    Options {
-        data: data.to_owned(),
-        block_time: Duration::from_millis(100),
-        window_blocks: 10,
-        ..Options::default()
-    }
+    Options { data: data.to_owned(), block_time: Duration::from_millis(100), window_blocks: 10, ..Options::default() }
 }
 
 pub async fn devnet(data: &Path) -> Devnet {

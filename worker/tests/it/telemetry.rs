@@ -1,6 +1,9 @@
 //! What a node shows, over HTTP.
 
-use bistro_api::{NodeStatus, Role, status::{Phase, Scored}};
+use bistro_api::{
+    NodeStatus, Role,
+    status::{Phase, Scored},
+};
 use bistro_worker::telemetry::{Telemetry, serve};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
