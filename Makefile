@@ -16,7 +16,7 @@ SUMMARY ?=
 STATE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-engine
+.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-engine bench-convergence
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -65,3 +65,6 @@ timings: ## Build with a report of where the time went
 
 bench-engine: ## Training throughput of the models that are built in
 	cargo test $(CARGO_FLAGS) --lib -- --ignored --nocapture bench_
+
+bench-convergence: corpus ## Loss of one miner, three dense, three at ratio 4, and without the gain
+	BISTRO_CORPUS=$(CORPUS) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_convergence

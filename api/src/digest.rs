@@ -35,12 +35,21 @@ pub fn canonical_json(value: &serde_json::Value) -> String {
             format!("{{{}}}", members.join(","))
         }
         Value::Array(items) => format!("[{}]", items.iter().map(canonical_json).collect::<Vec<_>>().join(",")),
-        Value::Number(n) => match n.as_f64() {
-            // 2^53: beyond it a whole f64 no longer names one integer.
-            Some(f) if n.is_f64() && f.fract() == 0.0 && f.abs() <= 9_007_199_254_740_992.0 => format!("{}", f as i64),
-            _ => n.to_string(),
-        },
+        Value::Number(n) => canonical_number(n),
         other => other.to_string(),
+    }
+}
+
+/// The value counts, not its spelling: `1e-5` and `0.00001` are one number, and so are `10000.0` and `10000`.
+fn canonical_number(number: &serde_json::Number) -> String {
+    if number.as_i64().is_some() || number.as_u64().is_some() {
+        return number.to_string();
+    }
+    match number.as_f64() {
+        // 2^53: beyond it a whole f64 no longer names one integer.
+        Some(f) if f.fract() == 0.0 && f.abs() <= 9_007_199_254_740_992.0 => format!("{}", f as i64),
+        Some(f) => format!("{f}"),
+        None => number.to_string(),
     }
 }
 
@@ -85,6 +94,9 @@ mod tests {
     #[test]
     fn whole_numbers_and_key_order_do_not_matter() {
         assert_eq!(canonical_json(&json!({"b": 10000.0, "a": [1, 0.5]})), r#"{"a":[1,0.5],"b":10000}"#);
+        let spelled = |text: &str| canonical_json(&serde_json::from_str(text).expect("a number"));
+        assert_eq!(spelled("1e-5"), spelled("0.00001"));
+        assert_eq!((spelled("1e4"), spelled("-0.0"), spelled("18446744073709551615")), ("10000".into(), "0".into(), "18446744073709551615".into()));
     }
 
     #[test]

@@ -4,10 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use bistro_api::Role;
 use clap::{Args, Parser, Subcommand};
-use tokio::{
-    io::AsyncReadExt,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{dataset, environment::Environment, failure::Failure, roles, telemetry};
@@ -114,9 +111,6 @@ async fn run(command: Command) -> Result<(), Failure> {
     let environment = Environment::from_variables()?;
     let stop = CancellationToken::new();
     stop_on_signals(stop.clone())?;
-    if environment.watch_stdin {
-        stop_when_stdin_closes(stop.clone());
-    }
     roles::run(role, environment, stop).await
 }
 
@@ -132,16 +126,4 @@ fn stop_on_signals(stop: CancellationToken) -> Result<(), Failure> {
         stop.cancel();
     });
     Ok(())
-}
-
-/// Whoever started this process holds the other end: when it is gone, so is the reason to run.
-fn stop_when_stdin_closes(stop: CancellationToken) {
-    tokio::spawn(async move {
-        let mut buffer = [0; 64];
-        while matches!(tokio::io::stdin().read(&mut buffer).await, Ok(n) if n > 0) {}
-        stop.cancel();
-        // A loop that does not listen must not keep the process alive for nobody.
-        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
-        std::process::exit(1);
-    });
 }

@@ -25,8 +25,6 @@ pub struct Environment {
     pub threads: usize,
     /// BISTRO_ORDINAL: which replica this is; it signs with hotkey number so.
     pub ordinal: u32,
-    /// BISTRO_STDIN=watch: stop when standard input closes, so that a worker never outlives `bistro up`.
-    pub watch_stdin: bool,
 }
 
 impl Environment {
@@ -40,7 +38,6 @@ impl Environment {
             http: text("BISTRO_HTTP", "0.0.0.0:8080"),
             threads: number("BISTRO_THREADS", cores)?,
             ordinal: number("BISTRO_ORDINAL", 0)?,
-            watch_stdin: text("BISTRO_STDIN", "") == "watch",
         };
         if environment.threads == 0 {
             return Err(Failure::Permanent("BISTRO_THREADS must be at least 1".into()));

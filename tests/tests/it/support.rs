@@ -167,7 +167,6 @@ impl Node {
             http: http.to_string(),
             threads: 1,
             ordinal: 0,
-            watch_stdin: false,
         };
         Self { task: tokio::spawn(roles::run(role, environment, stop.clone())), stop, http }
     }
