@@ -58,7 +58,7 @@ deny: $(TOOLS)/bin/cargo-deny ## Check licenses, sources and banned crates
 	$< check bans licenses sources
 
 $(TOOLS)/bin/cargo-deny:
-	cargo install cargo-deny --version 0.20.2 --locked --root $(TOOLS)
+	CARGO_TARGET_DIR=$(TOOLS)/target cargo install cargo-deny --version 0.20.2 --locked --root $(TOOLS)
 
 timings: ## Build with a report of where the time went
 	cargo build $(CARGO_FLAGS) --bins --timings

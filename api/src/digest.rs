@@ -96,7 +96,10 @@ mod tests {
         assert_eq!(canonical_json(&json!({"b": 10000.0, "a": [1, 0.5]})), r#"{"a":[1,0.5],"b":10000}"#);
         let spelled = |text: &str| canonical_json(&serde_json::from_str(text).expect("a number"));
         assert_eq!(spelled("1e-5"), spelled("0.00001"));
-        assert_eq!((spelled("1e4"), spelled("-0.0"), spelled("18446744073709551615")), ("10000".into(), "0".into(), "18446744073709551615".into()));
+        assert_eq!(
+            (spelled("1e4"), spelled("-0.0"), spelled("18446744073709551615")),
+            ("10000".into(), "0".into(), "18446744073709551615".into())
+        );
     }
 
     #[test]

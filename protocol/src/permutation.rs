@@ -108,7 +108,7 @@ mod tests {
         let p = Permutation::new(&seed("chi", &"neighbours"), n);
         let mut counts = [0f64; 256];
         for i in 0..n - 1 {
-            counts[(p.get(i + 1).wrapping_sub(p.get(i)) % n >> 8) as usize] += 1.0;
+            counts[((p.get(i + 1).wrapping_sub(p.get(i)) % n) >> 8) as usize] += 1.0;
         }
         let expected = (n - 1) as f64 / 256.0;
         let chi: f64 = counts.iter().map(|c| (c - expected).powi(2) / expected).sum();

@@ -35,6 +35,9 @@ const RECORD_HEAD: usize = 12;
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 type Changes = Vec<(Vec<u8>, Option<Vec<u8>>)>;
 
+/// Header and encoded extrinsics of a block.
+pub type StoredBlock = (Header, Vec<Vec<u8>>);
+
 /// What a data folder held.
 pub struct Loaded {
     pub headers: Vec<Header>,
@@ -133,8 +136,8 @@ impl Store {
         Ok(())
     }
 
-    /// The header and body of a block; `None`: no such block.
-    pub fn block(&self, number: u32) -> Result<Option<(Header, Vec<Vec<u8>>)>, Error> {
+    /// A block; `None`: no such block.
+    pub fn block(&self, number: u32) -> Result<Option<StoredBlock>, Error> {
         let Some(offset) = self.offsets.get(number as usize) else {
             return Ok(None);
         };

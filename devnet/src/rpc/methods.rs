@@ -17,7 +17,6 @@ use sp_core::{
     crypto::Ss58Codec,
     storage::{Storage, StorageKey},
 };
-use std::sync::Arc;
 
 /// The most keys that one answer lists, as in Substrate.
 const MAX_KEYS: u32 = 1000;
@@ -55,7 +54,7 @@ const METHODS: &[(&[&str], Method)] = &[
     (&["system_nodeRoles"], |_, _| Ok(json!(["Authority"]))),
 ];
 
-pub fn register(module: &mut RpcModule<Arc<Chain>>) -> Result<(), RegisterMethodError> {
+pub fn register(module: &mut RpcModule<Chain>) -> Result<(), RegisterMethodError> {
     for (names, method) in METHODS {
         for name in *names {
             module.register_blocking_method(name, move |params, chain, _| method(&chain, &params))?;

@@ -47,7 +47,7 @@ pub async fn serve(chain: Arc<Chain>, address: SocketAddr) -> Result<(SocketAddr
     let listen = |source| Error::Listen { address, source };
     let server = Server::builder().set_config(config).build(address).await.map_err(listen)?;
     let bound = server.local_addr().map_err(listen)?;
-    let mut module = RpcModule::new(chain);
+    let mut module = RpcModule::from_arc(chain);
     methods::register(&mut module)?;
     subscriptions::register(&mut module)?;
     let mut names: Vec<&'static str> = module.method_names().collect();

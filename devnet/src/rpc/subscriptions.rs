@@ -38,7 +38,7 @@ const HEADS: &[(&str, &str, &str, Which)] = &[
     ("chain_subscribeFinalizedHeads", "chain_finalizedHead", "chain_unsubscribeFinalizedHeads", Which::Finalized),
 ];
 
-pub fn register(module: &mut RpcModule<Arc<Chain>>) -> Result<(), RegisterMethodError> {
+pub fn register(module: &mut RpcModule<Chain>) -> Result<(), RegisterMethodError> {
     for (subscribe, notify, unsubscribe, which) in HEADS {
         module.register_subscription(subscribe, notify, unsubscribe, |_, pending, chain, _| {
             heads(pending, chain, *which)
@@ -73,7 +73,7 @@ async fn send(sink: &SubscriptionSink, item: &impl Serialize) -> Ended {
 }
 
 /// Sends the current head at once, as Substrate does, and then every later one, without gaps.
-async fn heads(pending: PendingSubscriptionSink, chain: Arc<Arc<Chain>>, which: Which) -> Ended {
+async fn heads(pending: PendingSubscriptionSink, chain: Arc<Chain>, which: Which) -> Ended {
     let sink = pending.accept().await?;
     let mut heads = chain.heads();
     let mut next = which.of(*heads.borrow_and_update());
@@ -92,7 +92,7 @@ async fn heads(pending: PendingSubscriptionSink, chain: Arc<Arc<Chain>>, which: 
     }
 }
 
-async fn submit_and_watch(params: Params<'static>, pending: PendingSubscriptionSink, chain: Arc<Arc<Chain>>) -> Ended {
+async fn submit_and_watch(params: Params<'static>, pending: PendingSubscriptionSink, chain: Arc<Chain>) -> Ended {
     let (watcher, mut statuses) = tokio::sync::mpsc::unbounded_channel();
     let submit = move || {
         let raw = methods::extrinsic_param(&params)?;
@@ -125,7 +125,7 @@ async fn runtime_version(pending: PendingSubscriptionSink) -> Ended {
 }
 
 /// Sends the values of the keys, and again those that changed, at every new head.
-async fn storage(params: Params<'static>, pending: PendingSubscriptionSink, chain: Arc<Arc<Chain>>) -> Ended {
+async fn storage(params: Params<'static>, pending: PendingSubscriptionSink, chain: Arc<Chain>) -> Ended {
     let keys = params.sequence().optional_next::<Vec<String>>().and_then(|keys| {
         let keys = keys.ok_or_else(|| error::invalid_params("name the keys: a subscription to everything is refused"));
         methods::keys_param(keys?)

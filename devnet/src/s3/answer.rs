@@ -1,14 +1,26 @@
 //! Between S3's types and ours.
 
 use super::{
+    BUCKET,
     folder::{Condition, Stat},
     listing::MAX_KEYS,
 };
 use s3s::{
-    S3Result,
+    S3Request, S3Result,
     dto::{CommonPrefix, ETag, ETagCondition, Object},
     s3_error,
 };
+
+/// Refuses any other bucket.
+pub fn ours(bucket: &str) -> S3Result<()> {
+    if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket, "the only bucket is {BUCKET}")) }
+}
+
+/// Who asks. The access rules let nobody in without credentials.
+pub fn access_key<T>(request: &S3Request<T>) -> S3Result<String> {
+    let credentials = request.credentials.as_ref().ok_or_else(|| s3_error!(AccessDenied, "sign the request"))?;
+    Ok(credentials.access_key.clone())
+}
 
 /// When a write counts, from its headers.
 pub fn condition(if_match: Option<ETagCondition>, if_none_match: Option<ETagCondition>) -> S3Result<Condition> {

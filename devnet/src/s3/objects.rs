@@ -6,7 +6,7 @@
 use super::{
     BUCKET,
     access::may_write,
-    answer::{condition, length, max_keys, objects, prefixes},
+    answer::{access_key, condition, length, max_keys, objects, ours, prefixes},
     body::{self, Claims},
     folder::{Attributes, Folder, Opened, internal},
     listing::{self, Page, Query},
@@ -50,16 +50,6 @@ impl Bucket {
         ours(bucket)?;
         self.blocking(move |folder, _| listing::list(folder, &query).map_err(internal)).await
     }
-}
-
-fn ours(bucket: &str) -> S3Result<()> {
-    if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket, "the only bucket is {BUCKET}")) }
-}
-
-/// Who asks. The access rules let nobody in without credentials.
-fn access_key<T>(request: &S3Request<T>) -> S3Result<String> {
-    let credentials = request.credentials.as_ref().ok_or_else(|| s3_error!(AccessDenied, "sign the request"))?;
-    Ok(credentials.access_key.clone())
 }
 
 /// What a request says about its bytes. Both inputs that have bytes name these fields alike, without a trait.

@@ -39,7 +39,8 @@ async fn the_pool_refuses_what_can_only_fail() {
     let at = client.api.at_current_block().await.expect("a block");
     let stale = DefaultExtrinsicParamsBuilder::new().nonce(0).build();
     let stale = at.tx().sign_and_submit_then_watch(&register(1, &alice), &alice, stale).await;
-    assert_eq!(pool_error(&stale.err().expect("refused")), "1010 \"Transaction is outdated\"");
+    let Err(refused) = stale else { panic!("a stale nonce must be refused") };
+    assert_eq!(pool_error(&refused), "1010 \"Transaction is outdated\"");
     net.stop().await;
 }
 
@@ -52,7 +53,7 @@ async fn hundreds_of_transfers_of_one_account_are_finalised() {
     let at = client.api.at_current_block().await.expect("a block");
     for nonce in first..first + 200 {
         let params = DefaultExtrinsicParamsBuilder::new().nonce(nonce).immortal().build();
-        let signed = at.tx().create_signed(&mut transfer(&to, 1_000), &alice, params).await.expect("signed");
+        let signed = at.tx().create_signed(&transfer(&to, 1_000), &alice, params).await.expect("signed");
         signed.submit().await.expect("taken");
     }
     client.blocks(12).await;

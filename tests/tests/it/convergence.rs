@@ -85,7 +85,8 @@ async fn bench_convergence() {
     let mut documents = FolderDocuments::new(corpus.as_ref(), &["rs".to_owned()]).expect("a folder");
     let tokens = Folder(folder.path().join("tokens"));
     let digest = data::prepare(&mut documents, &tokens, None, |_| ()).await.expect("text").digest;
-    let runs = [("single", 1, 1, Some("1")), ("dense", 3, 1, Some("1")), ("c4", 3, 4, None), ("c4-no-gain", 3, 4, Some("1"))];
+    let runs =
+        [("single", 1, 1, Some("1")), ("dense", 3, 1, Some("1")), ("c4", 3, 4, None), ("c4-no-gain", 3, 4, Some("1"))];
     for (name, miners, ratio, gain) in runs {
         let run = quickstart(&digest, ratio, gain);
         let dataset = Dataset::open_in(tokens.clone(), &run.dataset, &folder.path().join("cache")).await;

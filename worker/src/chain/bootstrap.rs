@@ -26,6 +26,8 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Who a node is.
 #[derive(Clone, Debug)]
+// There is one per process: a box would save nothing.
+#[allow(clippy::large_enum_variant)]
 pub enum Identity {
     /// A hotkey file; somebody else registers it.
     File(Hotkey),

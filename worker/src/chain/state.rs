@@ -21,6 +21,9 @@ use super::{
 /// The pallet that all of this is in.
 pub(super) const PALLET: &str = "SubtensorModule";
 
+/// Weights of one validator: pairs of a miner's uid and its weight.
+pub type WeightRow = Vec<(u16, u16)>;
+
 /// A registered hotkey.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neuron {
@@ -58,10 +61,9 @@ impl Chain {
 
     /// Weights as the chain holds them: the validator's uid, and pairs of a miner's uid and its weight; the largest
     /// weight of a row is 65535. By validator.
-    pub async fn weights(&self, netuid: u16, at: [u8; 32]) -> Result<Vec<(u16, Vec<(u16, u16)>)>, Error> {
+    pub async fn weights(&self, netuid: u16, at: [u8; 32]) -> Result<Vec<(u16, WeightRow)>, Error> {
         let size: u16 = self.value("SubnetworkN", (netuid,), at).await?;
-        let rows: Vec<((u16, u16), Vec<(u16, u16)>)> =
-            self.entries("Weights", (netuid,), at, usize::from(size)).await?;
+        let rows: Vec<((u16, u16), WeightRow)> = self.entries("Weights", (netuid,), at, usize::from(size)).await?;
         let mut weights: Vec<_> = rows.into_iter().map(|((_, uid), row)| (uid, row)).collect();
         weights.sort_by_key(|(uid, _)| *uid);
         Ok(weights)

@@ -86,7 +86,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 8.333_452e-3;
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
-    p = p * r + 5.000_000_1e-1;
+    p = p * r + 0.500_000_1;
     let power_of_two = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     ((p * r) * r + r + 1.0) * power_of_two
 }
