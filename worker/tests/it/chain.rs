@@ -110,8 +110,13 @@ async fn weights_survive_cut_connections_and_are_set_once() {
     let (validator, uid, direct) = start(devnet.rpc_url(), Role::Validator, 0).await;
     let proxy = Proxy::to(address(&devnet)).await;
     let chain = connect(&format!("ws://{}", proxy.address)).await;
+    let last_update = || async {
+        let updates = direct.last_update(NETUID, direct.head().hash).await.expect("readable");
+        updates[usize::from(uid.expect("a uid"))]
+    };
     for cut_after in [30, 150, 350] {
         soon(chain.wait_for(chain.head().number + 21)).await;
+        let before = chain.head().number;
         let cutting = async {
             tokio::time::sleep(std::time::Duration::from_millis(cut_after)).await;
             proxy.cut();
@@ -119,8 +124,12 @@ async fn weights_survive_cut_connections_and_are_set_once() {
         let setting = chain.set_weights(validator.hotkey(), NETUID, &[(0, 65535)], 0);
         let (set, ()) = soon(async { tokio::join!(setting, cutting) }).await;
         let set = set.expect("it comes through");
-        let updates = direct.last_update(NETUID, direct.wait_for(set.block).await.hash).await.expect("readable");
-        assert!(updates[usize::from(uid.expect("a uid"))] <= set.block);
+        direct.wait_for(set.block).await;
+        let updated = last_update().await;
+        assert!(updated > before && updated <= set.block, "{updated} is not in {before}..={}", set.block);
+        // A second one that was on its way would come until the first one's last block.
+        direct.wait_for(set.block + 80).await;
+        assert_eq!(last_update().await, updated, "the weights were set twice");
     }
     devnet.shutdown().await;
 }
