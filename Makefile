@@ -55,7 +55,7 @@ doc: ## Build the documentation of the code; broken links are errors
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps --document-private-items
 
 deny: $(TOOLS)/bin/cargo-deny ## Check licenses, sources and banned crates
-	$< check bans licenses sources
+	$< --log-level error check bans licenses sources
 
 $(TOOLS)/bin/cargo-deny:
 	CARGO_TARGET_DIR=$(TOOLS)/target cargo install cargo-deny --version 0.20.2 --locked --root $(TOOLS)

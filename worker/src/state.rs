@@ -109,9 +109,9 @@ impl State {
 
     /// The newest sound base.
     pub fn newest_base(&self) -> Result<Option<SavedBase>, Failure> {
-        let mut windows = self.windows("base-")?;
-        windows.sort_unstable_by(|a, b| b.cmp(a));
-        for window in windows {
+        let mut windows: Vec<u64> = self.files("base")?.into_iter().map(|(_, window)| window).collect();
+        windows.sort_unstable();
+        for window in windows.into_iter().rev() {
             if let Some(saved) = self.base(window)? {
                 return Ok(Some(saved));
             }
@@ -131,21 +131,21 @@ impl State {
 
     /// The newest file of this kind for a window up to `window`, with its window.
     pub fn newest_of(&self, kind: &str, window: u64) -> Result<Option<(u64, Vec<u8>)>, Failure> {
-        let newest = self.windows(&format!("{kind}-"))?.into_iter().filter(|w| *w <= window).max();
-        let Some(newest) = newest else { return Ok(None) };
+        let Some(newest) = self.newest_window(kind, window)? else { return Ok(None) };
         Ok(self.read_of(kind, newest)?.map(|bytes| (newest, bytes)))
+    }
+
+    /// The window of the newest file of this kind, up to `window`.
+    pub fn newest_window(&self, kind: &str, window: u64) -> Result<Option<u64>, Failure> {
+        Ok(self.files(kind)?.into_iter().map(|(_, w)| w).filter(|w| *w <= window).max())
     }
 
     /// Deletes the files of all windows before `window`; what cannot be deleted stays until next time.
     pub fn forget_before(&self, kinds: &[&str], window: u64) -> Result<(), Failure> {
         for kind in kinds {
-            for old in self.windows(&format!("{kind}-"))?.into_iter().filter(|w| *w < window) {
-                for name in [format!("{kind}-{old:08}"), format!("{kind}-{old:08}.json"), base_file(old)] {
-                    if name.starts_with(kind) {
-                        // Gone already or not deletable: either way the next window tries again.
-                        let _ = std::fs::remove_file(self.path(&name));
-                    }
-                }
+            for (name, _) in self.files(kind)?.into_iter().filter(|(_, old)| *old < window) {
+                // Gone already or not deletable: either way the next window tries again.
+                let _ = std::fs::remove_file(self.path(&name));
             }
         }
         Ok(())
@@ -171,11 +171,13 @@ impl State {
         Ok(files::read_bounded(&self.path(name), MAX_FILE)?)
     }
 
-    fn windows(&self, prefix: &str) -> Result<Vec<u64>, Failure> {
+    /// Names of the files of this kind, `KIND-WINDOW[.ending]`, with their windows.
+    fn files(&self, kind: &str) -> Result<Vec<(String, u64)>, Failure> {
         let entries = std::fs::read_dir(&self.folder)
             .map_err(|e| Failure::Transient(format!("failed to list {}: {e}", self.folder.display())))?;
+        let window = |name: &str| name.strip_prefix(kind)?.strip_prefix('-')?.split('.').next()?.parse().ok();
         let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
-        Ok(names.filter_map(|name| name.strip_prefix(prefix)?.split('.').next()?.parse().ok()).collect())
+        Ok(names.filter_map(|name| window(&name).map(|window| (name, window))).collect())
     }
 
     fn path(&self, name: &str) -> PathBuf {

@@ -44,7 +44,8 @@ fn plays_its_part() {
             .expect("JSON");
     let mut note =
         fs::OpenOptions::new().create(true).append(true).open(Path::new(&folder).join("notes")).expect("notes");
-    writeln!(note, "{pod} {} {}", process::id(), variable("FAKE_ARGS")).expect("noted");
+    // In one write: other processes append lines too, and writeln! writes piece by piece.
+    note.write_all(format!("{pod} {} {}\n", process::id(), variable("FAKE_ARGS")).as_bytes()).expect("noted");
     let part = &scenario[&pod];
     if let Some(code) = part["exits"].as_i64() {
         println!("some output\n{}", part["says"].as_str().unwrap_or_default());

@@ -58,13 +58,16 @@ async fn a_subnet_trains_pays_and_survives_a_forger_and_a_kill() {
         assert_eq!(subnet.verdict(window, &wallet).await, Some(Verdict::Accepted), "{miner} in window {window}");
     }
 
-    // A miner is killed in the middle of a window and started again on what it left.
+    // A miner is killed between its commit and its upload, and started again on what it left: it uploads the
+    // very file that it committed to.
+    let wallet = subnet.wallet(Role::Miner, "first");
+    let key = subnet.agreement().key(&Hotkey(wallet.hotkey.public()), window + 1, Kind::Commit);
+    let bucket = subnet.bucket(&wallet).await;
+    wait(async || bucket.head(&key).await.expect("the bucket answers")).await;
     first.kill().await;
     let first = subnet.node(Role::Miner, "first");
-    let resumed = subnet.manifest(window + 2).await;
-    let hotkey = Hotkey(subnet.wallet(Role::Miner, "first").hotkey.public());
-    let entry = resumed.neurons.iter().find(|e| e.hotkey == hotkey).expect("still registered");
-    assert_eq!(entry.verdict, Verdict::Accepted, "the killed miner works again");
+    assert_eq!(subnet.verdict(window + 1, &wallet).await, Some(Verdict::Accepted), "the killed miner's work counts");
+    assert_eq!(subnet.verdict(window + 2, &wallet).await, Some(Verdict::Accepted), "and it works again");
 
     // Everybody holds the same base before every window.
     let last = window + 3;

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Kinds of files that are kept for the current window only.
-const KEPT: [&str; 4] = ["base", "artifact", "optimizer", "facts"];
+const KEPT: [&str; 4] = ["base", "artifact", "commit", "facts"];
 
 /// A miner between two windows.
 pub struct Miner {
@@ -45,6 +45,10 @@ impl Loop for Miner {
         }
         let followed = self.follow().await?;
         self.node.state.forget_before(&KEPT, window)?;
+        // Moments outlive windows without training: only the newest count.
+        if let Some(newest) = self.node.state.newest_window("optimizer", window + 1)? {
+            self.node.state.forget_before(&["optimizer"], newest)?;
+        }
         self.note_verdict(&followed);
         Ok(())
     }
@@ -54,7 +58,9 @@ impl Miner {
     /// The facts of `window` if there is still time to work in it; otherwise it can only be followed.
     async fn workable(&self, window: u64) -> Result<Option<Facts>, Failure> {
         let node = &*self.node;
-        let closed = node.clock.commits_close(window);
+        // Who has committed before a restart still has time to upload.
+        let committed = node.state.read_of("commit", window)?.is_some();
+        let closed = if committed { node.clock.uploads_close(window) } else { node.clock.commits_close(window) };
         if node.head().number >= closed {
             node.telemetry.phase(Phase::Following);
             return Ok(None);
