@@ -39,7 +39,7 @@ generate: build corpus ## Write crds/ and the dataset digest of the quickstart a
 	hack/digest $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
 
 check-generated: build corpus ## Fail if generated files are not what `make generate` would write
-	$(BIN)/bistro crds --to crds --check
+	$(BIN)/bistro crds --check crds
 	hack/digest --check $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
 
 fmt: ## Format the code

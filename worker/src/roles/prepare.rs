@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     bucket::{Bucket, Credentials},
-    chain::{Chain, Identity, WalletError, bootstrap},
+    chain::{Chain, Identity, bootstrap},
     data::Dataset,
     engine::Engine,
     environment::{Environment, digest_of},
@@ -102,9 +102,6 @@ impl Waits {
         loop {
             match Identity::load(settings, role, &environment.secrets, environment.ordinal) {
                 Ok(identity) => return Ok(identity),
-                Err(WalletError { missing: false, .. }) if settings.dev_wallet => {
-                    unreachable!("derived keys are never damaged")
-                }
                 Err(error) if error.missing => self.pause(&error.to_string()).await?,
                 Err(error) => return Err(Failure::permanent(error)),
             }
