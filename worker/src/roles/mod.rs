@@ -35,6 +35,7 @@ pub async fn run(role: Role, environment: Environment, stop: CancellationToken) 
     let http = environment.http.clone();
     let server = telemetry::serve(&http, telemetry.clone(), stop.clone()).await;
     let server = server.map_err(|e| Failure::Permanent(format!("failed to listen on {http}: {e}: set BISTRO_HTTP")))?;
+    tracing::info!("serves /metrics /status /healthz /readyz on http://{}", server.address);
     let outcome = work(role, settings, environment, telemetry.clone(), stop.clone()).await;
     if let Err(Failure::Permanent(line) | Failure::Transient(line)) = &outcome {
         telemetry.message(line);
