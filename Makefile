@@ -52,7 +52,7 @@ clippy: ## Lint; warnings are errors
 	cargo clippy $(CARGO_FLAGS) --all-targets
 
 doc: ## Build the documentation of the code; broken links are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc $(CARGO_FLAGS) --no-deps --document-private-items
 
 deny: $(TOOLS)/bin/cargo-deny ## Check licenses, sources and banned crates
 	$< --log-level error check bans licenses sources
