@@ -60,7 +60,7 @@ pub fn write(folder: &Path) -> Result<(), CrdError> {
     Ok(())
 }
 
-/// Compares a folder with what [`write`] would write.
+/// Compares a folder with what [`write()`] would write.
 pub fn check(folder: &Path) -> Result<(), CrdError> {
     for (name, text) in files()? {
         let path = folder.join(name);
