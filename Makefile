@@ -19,7 +19,7 @@ STATE ?=
 .PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-engine bench-convergence
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: build corpus ## Run a whole subnet on this machine until Ctrl-C (WINDOWS=3 SUMMARY=out.json BLOCK_TIME=500ms)
 	$(BIN)/bistro up -f $(MANIFESTS) --devnet-corpus $(CORPUS) --block-time $(BLOCK_TIME) \
