@@ -34,18 +34,24 @@ impl Failure {
     }
 }
 
-/// The error and its causes in one line; a cause that its parent already printed is not repeated.
+/// The error and its causes in one line.
 pub fn chain(error: &dyn Error) -> String {
-    let mut line = error.to_string();
+    causes(error).replace('\n', " ")
+}
+
+/// The error and its causes, joined by colons; a cause that its parent already printed is not repeated.
+pub fn causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        let text = cause.to_string();
-        if !line.contains(&text) {
-            line = format!("{line}: {text}");
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
         }
         source = cause.source();
     }
-    line.replace('\n', " ")
+    text
 }
 
 impl From<crate::bucket::Error> for Failure {

@@ -93,13 +93,13 @@ impl Follower {
     }
 
     /// Moves the base by a merged slice.
-    pub fn step(&mut self, node: &Node, slice: &Slice, merged: &Tensors) {
+    fn step(&mut self, node: &Node, slice: &Slice, merged: &Tensors) {
         cosine::outer_step(&mut self.base, slice, merged, node.cosine(), &node.settings.run.training);
         self.digest = self.base.digest();
     }
 
     /// Ends the window: the base is the promised one, or nobody goes on from here.
-    pub fn advance(&mut self, node: &Node, manifest: Manifest, digest: [u8; 32]) -> Result<Followed, Failure> {
+    fn advance(&mut self, node: &Node, manifest: Manifest, digest: [u8; 32]) -> Result<Followed, Failure> {
         let window = self.window;
         manifest.verify(window, self.digest)?;
         (self.window, self.previous) = (window + 1, digest);

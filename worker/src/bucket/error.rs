@@ -183,18 +183,7 @@ pub(super) fn status<E>(error: &SdkError<E, HttpResponse>) -> Option<u16> {
 
 /// Texts of the error and of all its sources.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let more = source.to_string();
-        // Some layers repeat the text of the one below.
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        next = source.source();
-    }
-    bounded(&text)
+    bounded(&crate::failure::causes(error))
 }
 
 /// Texts of a server end up in logs and in `/status`.

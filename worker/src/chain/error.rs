@@ -147,15 +147,5 @@ impl Error {
 
 /// Texts of the error and of its sources, bounded: they end up in logs and in `/status`.
 pub(super) fn chained(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let more = source.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        next = source.source();
-    }
-    text.chars().filter(|c| !c.is_control()).take(400).collect()
+    crate::failure::causes(error).chars().filter(|c| !c.is_control()).take(400).collect()
 }
