@@ -1,6 +1,11 @@
 //! Tests across crates: real nodes over a real chain client and a real S3 protocol.
 
+mod attacks;
+mod averagers;
 mod convergence;
+mod history;
+mod joiner;
 mod quickstart;
+mod records;
 mod subnet;
 mod support;

@@ -5,6 +5,7 @@
 //! checked against the reader's bound before the body is read, and again while it is read: nobody's object decides how
 //! much memory a node takes.
 
+mod clock;
 mod connect;
 mod credentials;
 mod error;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 pub use credentials::Credentials;
 pub use error::{Error, Op};
 
+use self::clock::BucketClock;
 use crate::{
     retry::{Fault, Retry, Stopped},
     telemetry::Telemetry,
@@ -70,6 +72,7 @@ struct Inner {
     client: Client,
     name: String,
     prefix: String,
+    clock: BucketClock,
     telemetry: Telemetry,
 }
 
@@ -80,9 +83,16 @@ impl Bucket {
         credentials: Credentials,
         telemetry: Telemetry,
     ) -> Result<Self, Error> {
-        let client = connect::client(settings, credentials).await?;
+        let clock = BucketClock::default();
+        let client = connect::client(settings, credentials, clock.clone()).await?;
         let settings::Bucket { name, prefix, .. } = settings.clone();
-        Ok(Self { inner: Arc::new(Inner { client, name, prefix, telemetry }) })
+        Ok(Self { inner: Arc::new(Inner { client, name, prefix, clock, telemetry }) })
+    }
+
+    /// A lower bound of what the bucket's own clock shows now, Unix time in milliseconds; `None` before its first
+    /// answer. LastModified is set by that clock, so deadlines and openings are waited for by it.
+    pub fn now_ms(&self) -> Option<u64> {
+        self.inner.clock.now_ms()
     }
 
     /// The object, or `None` where there is none. Larger than `most` bytes: [`Error::TooLarge`], and nothing of it was
