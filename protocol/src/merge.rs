@@ -161,7 +161,7 @@ mod tests {
     fn the_bits_are_pinned() {
         assert_eq!(pinned(&MergeRule::default()), "3ecbef29 3eb4fdb9 be9700ad");
         assert_eq!(pinned(&median()), "3ecccccd 3e800000 be99999a");
-        assert_eq!(pinned(&trimmed("0.25")), "");
+        assert_eq!(pinned(&trimmed("0.25")), "3ecccccd 3e947ae2 be99999a");
     }
 
     proptest! {
