@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::Read,
     os::fd::OwnedFd,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread::JoinHandle,
 };
@@ -69,6 +69,14 @@ impl Terminal {
         self.screen.lock().expect("nobody panicked").screen().contents()
     }
 
+    /// As a user who drags the corner of the window: the line knows first, then what is shown.
+    fn narrow(&self, columns: u16) {
+        let line = Stdio::from(self.line.try_clone().expect("a descriptor more"));
+        let stty = Command::new("stty").args(["cols", &columns.to_string()]).stdin(line).status();
+        assert!(stty.expect("stty runs").success());
+        self.screen.lock().expect("nobody panicked").screen_mut().set_size(SIZE.0, columns);
+    }
+
     /// The exit code and what is on the screen at the end; the terminal is as it was.
     fn end(mut self) -> (Option<i32>, String) {
         let code = self.up.wait().expect("ended").code();
@@ -105,6 +113,22 @@ fn a_table_is_drawn_in_its_place_and_stays() {
     let ibex = screen.lines().find(|line| line.starts_with("ibex-0")).expect("a row");
     assert!(ibex.contains("waiting") && ibex.contains("0.75") && ibex.contains("1.5 kB"), "{ibex}");
     scene.nothing_runs();
+}
+
+#[test]
+fn a_terminal_that_becomes_narrow_gets_fewer_columns() {
+    let scene = Scene::new(&three_nodes(), roles());
+    let terminal = Terminal::open(&scene, &[], "xterm");
+    until(|| terminal.shows("trend"));
+    terminal.narrow(60);
+    until(|| !terminal.shows("trend"));
+    signal(&terminal.up, Signal::SIGINT);
+    let (code, screen) = terminal.end();
+    assert_eq!(code, Some(0), "{screen}");
+    for once in ["alps   block ", "train ", "node ", "marmot-0 ", "ibex-0 "] {
+        let lines = screen.lines().filter(|line| line.starts_with(once)).count();
+        assert_eq!(lines, 1, "{once} stands once:\n{screen}");
+    }
 }
 
 #[test]

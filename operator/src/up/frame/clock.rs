@@ -2,7 +2,7 @@
 
 use bistro_api::run::Schedule;
 
-use super::{View, minutes};
+use super::{Heading, View, minutes};
 use crate::up::{
     styled::{Line, Style},
     text,
@@ -40,33 +40,38 @@ fn position(view: &View<'_>) -> Option<(u64, u64)> {
     Some((block / window_blocks, block % window_blocks))
 }
 
-/// Subnet, block, window, phase, and the time since the start.
+/// Subnet, block, window, phase, and the time since the start; what does not fit goes whole.
 pub fn heading(view: &View<'_>, width: usize) -> Line {
-    let heading = view.heading;
-    let place = format!("  netuid {}  run {}", heading.netuid, heading.run);
-    let mut line = Line::of(Style::Bold, text::plain(&heading.subnet)).and(Style::Dim, place);
-    line = match position(view) {
-        Some((window, offset)) => {
-            let block = view.board.block().unwrap_or_default();
-            let line = line.and(Style::Plain, format!("   block {block}   window {window}   "));
-            match parts(&heading.schedule).into_iter().find(|part| offset < part.end) {
-                Some(Part { name, style, begin, end }) => line
-                    .and(style, name)
-                    .and(Style::Plain, format!(": block {} of {}", offset - begin + 1, end - begin)),
-                None => line,
-            }
-        }
-        None => line.and(Style::Plain, "   waiting for the chain"),
-    };
-    let done = view.board.admitted.len();
-    let time = minutes(view.now);
-    let right = match heading.windows {
+    let Heading { subnet, netuid, run, schedule, windows } = view.heading;
+    let name = Line::of(Style::Bold, text::plain(subnet));
+    let place = name.clone().and(Style::Dim, format!("  netuid {netuid}  run {run}"));
+    let clock = |line: Line| now(view, schedule, line);
+    let (time, done) = (minutes(view.now), view.board.admitted.len());
+    let right = match windows {
         Some(windows) => format!("{done} of {windows} windows  {time}"),
         None => format!("{done} windows  {time}"),
     };
-    let free = width.saturating_sub(line.width() + text::width(&right));
-    // Cut short it would be a riddle.
-    if free < 2 { line } else { line.and(Style::Plain, " ".repeat(free)).and(Style::Dim, right) }
+    let left = [place, name.clone()].into_iter().map(clock).find(|line| line.width() <= width);
+    let left = left.unwrap_or_else(|| clock(name));
+    match width.checked_sub(left.width() + text::width(&right)) {
+        Some(free @ 2..) => left.and(Style::Plain, " ".repeat(free)).and(Style::Dim, right),
+        _ => left,
+    }
+}
+
+/// The line with block, window and phase.
+fn now(view: &View<'_>, schedule: &Schedule, line: Line) -> Line {
+    let Some(((window, offset), block)) = position(view).zip(view.board.block()) else {
+        return line.and(Style::Plain, "   waiting for the chain");
+    };
+    let line = line.and(Style::Plain, format!("   block {block}   window {window}   "));
+    match parts(schedule).into_iter().find(|part| offset < part.end) {
+        Some(Part { name, style, begin, end }) => {
+            let (nth, count) = (offset - begin + 1, end - begin);
+            line.and(style, name).and(Style::Plain, format!(": block {nth} of {count}"))
+        }
+        None => line,
+    }
 }
 
 /// The window as a bar, and the names of its phases below it.

@@ -99,10 +99,12 @@ pub fn frame(view: &View<'_>, size: Size) -> Vec<Line> {
     lines.into_iter().map(|line| line.clip(size.width).trimmed()).collect()
 }
 
-/// How many events fit below so many nodes; where not all fit, the nodes have two thirds.
+/// How many events fit below so many nodes; where not all nodes fit, they have two thirds.
 fn events_shown(events: usize, nodes: usize, room: usize) -> usize {
-    let beside_all_nodes = room.saturating_sub(nodes + 1);
-    events.min(beside_all_nodes.max((room / 3).saturating_sub(1)))
+    match room.saturating_sub(nodes + 1) {
+        0 => events.min((room / 3).saturating_sub(1)),
+        beside_all_nodes => events.min(beside_all_nodes),
+    }
 }
 
 fn event(event: &Occurrence) -> Line {

@@ -1,4 +1,4 @@
-//! One row per node. Columns that have no room go, the least telling first; messages have what is left.
+//! One row per node. Columns that have no room go; messages have what is left.
 
 use bistro_api::{NodeStatus, status::Phase};
 
@@ -10,9 +10,9 @@ use crate::up::{
     text,
 };
 
-/// Columns that go where there is no room, first to last. Names and messages stay.
-const DROPPED: [&str; 11] =
-    ["trend", "down", "up", "uid", "incentive", "restarts", "weight", "verdict", "score", "loss", "phase"];
+/// Columns that are shown as far as there is room, the most telling first. Names and messages always stay.
+const WANTED: [&str; 11] =
+    ["phase", "loss", "score", "weight", "verdict", "restarts", "incentive", "uid", "up", "down", "trend"];
 /// Fewest cells of a message that say something.
 const MESSAGE: usize = 12;
 /// Cells between columns.
@@ -77,14 +77,17 @@ pub fn table(view: &View<'_>, width: usize, room: usize) -> Vec<Line> {
 /// The columns that fit; the last one, the message, takes the rest.
 fn fitting(mut columns: Vec<Column>, width: usize) -> Vec<Column> {
     let Some(mut message) = columns.pop() else { return columns };
-    let taken = |columns: &[Column]| columns.iter().map(|column| column.width + GAP).sum::<usize>();
-    for title in DROPPED {
-        if taken(&columns) + MESSAGE <= width {
-            break;
+    let mut taken = columns.first().map_or(0, |name| name.width + GAP);
+    let mut shown = vec!["node"];
+    for title in WANTED {
+        let Some(column) = columns.iter().find(|column| column.title == title) else { continue };
+        if taken + column.width + GAP + MESSAGE <= width {
+            taken += column.width + GAP;
+            shown.push(title);
         }
-        columns.retain(|column| column.title != title);
     }
-    message.width = width.saturating_sub(taken(&columns)).max(1);
+    columns.retain(|column| shown.contains(&column.title));
+    message.width = width.saturating_sub(taken).max(1);
     message.cells.iter_mut().for_each(|(_, cell)| *cell = text::clip(cell, message.width));
     columns.push(message);
     columns

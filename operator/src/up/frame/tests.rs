@@ -63,7 +63,7 @@ fn board() -> Board {
             "incentive": 0.0, "downloadedBytes": 61_500_000, "uploadedBytes": 9_000}),
         );
         let miner = |uid: u64, score: f64| {
-            json!({"uid": uid, "score": score, "weight": score / 3.0, "incentive": 0.38,
+            json!({"uid": uid, "hotkey": format!("5{uid}"), "score": score, "weight": score / 3.0, "incentive": 0.38,
             "phase": "committing", "uploadedBytes": 860_000 * uid, "downloadedBytes": 20_000_000_000_u64})
         };
         answer("ibex-0", window, accepted, miner(1, 1.05));
@@ -115,7 +115,8 @@ fn a_low_terminal_counts_the_rows_that_it_leaves_out() {
     let lines = shown(&board, &events(), 80, 14);
     assert!(lines.iter().any(|line| line.contains("ibex-1: ")), "the last event is shown: {lines:?}");
     let lines = shown(&board, &events(), 80, 24);
-    assert_eq!(lines.iter().filter(|line| line.starts_with("ibex-")).count(), 14, "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("ibex-")).count(), 16, "{lines:?}");
+    assert!(lines.last().is_some_and(|line| line.contains("ibex-1: ")), "and the last event: {lines:?}");
 }
 
 #[test]
