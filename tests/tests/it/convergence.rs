@@ -35,7 +35,7 @@ fn many_learn_faster_than_one_if_the_gain_is_applied() {
 /// Whoever changes it makes the margins of these tests meaningless.
 #[test]
 fn the_generated_text_is_pinned() {
-    assert_eq!(Text::generated(1 << 20).digest(), "");
+    assert_eq!(Text::generated(1 << 20).digest(), "caacc7b1555c7bdc");
 }
 
 /// Names, miners, what is special.
