@@ -7,6 +7,7 @@ CARGO_FLAGS := --release --workspace --locked
 BIN := $(CARGO_TARGET_DIR)/release
 TOOLS := $(CACHE)/tools
 CORPUS ?= $(CACHE)/corpus
+TEXT := $(CACHE)/text
 
 # make up
 MANIFESTS ?= manifests/quickstart.yaml
@@ -16,7 +17,8 @@ SUMMARY ?=
 STATE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-engine bench-convergence
+.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-text bench-engine bench-convergence \
+	bench-adversaries bench-sweep
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -66,5 +68,17 @@ timings: ## Build with a report of where the time went
 bench-engine: ## Training throughput of the models that are built in
 	cargo test $(CARGO_FLAGS) --lib -- --ignored --nocapture bench_
 
-bench-convergence: corpus ## Loss of one miner, three dense, three at ratio 4, and without the gain
-	BISTRO_CORPUS=$(CORPUS) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_convergence
+bench-text: build ## Collect the text of the benchmarks, the same for ever: pinned in tests/text
+	@$(BIN)/corpus tests/text/Cargo.toml $(TEXT)
+
+# One benchmark at a time: each uses all cores.
+BENCH = BISTRO_TEXT=$(TEXT) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1
+
+bench-convergence: bench-text ## Loss of one miner and of many: dense, at ratio 10 and 4, without the gain, with fresh moments
+	$(BENCH) bench_convergence
+
+bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh moments
+	$(BENCH) bench_adversaries
+
+bench-sweep: bench-text ## Loss of the quickstart at other rates and ratios (an hour)
+	$(BENCH) bench_sweep

@@ -1,5 +1,6 @@
 //! Tests across crates: real nodes over a real chain client and a real S3 protocol.
 
+mod adversaries;
 mod attacks;
 mod averagers;
 mod convergence;
