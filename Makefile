@@ -16,7 +16,7 @@ SUMMARY ?=
 STATE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-engine bench-convergence
+.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-engine bench-convergence bench-prepare
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,3 +68,6 @@ bench-engine: ## Training throughput of the models that are built in
 
 bench-convergence: corpus ## Loss of one miner, three dense, three at ratio 4, and without the gain
 	BISTRO_CORPUS=$(CORPUS) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_convergence
+
+bench-prepare: ## Text per second through `dataset prepare`, by format and tokenizer
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_prepare
