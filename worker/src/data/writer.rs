@@ -75,9 +75,8 @@ impl<'a, S: Sink> Writer<'a, S> {
             Some(_) => sink.delete(INDEX).await?,
             None => {}
         }
-        match tokenizer.file() {
-            Some(file) => sink.put(TOKENIZER, file).await?,
-            None => sink.delete(TOKENIZER).await?,
+        if let Some(file) = tokenizer.file() {
+            sink.put(TOKENIZER, file).await?;
         }
         Ok(writer)
     }

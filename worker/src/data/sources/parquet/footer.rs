@@ -8,8 +8,9 @@ const BYTE_ARRAY: i64 = 6;
 const REPEATED: i64 = 2;
 const REQUIRED: i64 = 0;
 
-/// Columns and groups that are followed: more are no text.
+/// Most columns and most row groups.
 const MAX_COLUMNS: usize = 1 << 16;
+const MAX_GROUPS: usize = 1 << 20;
 
 /// The column with the text.
 #[derive(Debug, Default)]
@@ -59,32 +60,34 @@ struct Node {
 impl Column {
     /// Finds the column `name` of text in a footer.
     pub fn find(footer: &[u8], name: &str) -> Result<Self, Wrong> {
-        let (mut nodes, mut groups) = (Vec::new(), Vec::new());
+        let mut nodes = Vec::new();
         Compact::new(footer).structure(|footer, field| {
-            match field.id {
-                2 => footer.list(field, |footer, item| {
-                    nodes.push(node(footer, item)?);
-                    if nodes.len() > MAX_COLUMNS { Err(Fault::Broken("it has too many columns")) } else { Ok(()) }
-                })?,
-                4 => footer.list(field, |footer, item| {
-                    groups.push(group(footer, item)?);
-                    Ok(())
-                })?,
-                _ => return Ok(false),
+            if field.id != 2 {
+                return Ok(false);
             }
+            footer.list(field, |footer, item| {
+                nodes.push(node(footer, item)?);
+                if nodes.len() > MAX_COLUMNS { Err(Fault::Broken("it has too many columns")) } else { Ok(()) }
+            })?;
             Ok(true)
         })?;
         let (number, node) = place(&nodes, name)?;
         if node.kind != Some(BYTE_ARRAY) || node.children > 0 || node.repetition == REPEATED {
             return Err(Wrong::NoText);
         }
-        let optional = node.repetition != REQUIRED;
-        let of_column = |(rows, mut chunks): (u64, Vec<Group>)| {
-            let absent = Fault::Broken("a row group has too few columns");
-            if number < chunks.len() { Ok(Group { rows, ..chunks.swap_remove(number) }) } else { Err(absent) }
-        };
-        let groups: Result<_, Fault> = groups.into_iter().map(of_column).collect();
-        Ok(Self { optional, groups: groups? })
+        // Only now, so that nothing is kept of the other columns.
+        let mut groups = Vec::new();
+        Compact::new(footer).structure(|footer, field| {
+            if field.id != 4 {
+                return Ok(false);
+            }
+            footer.list(field, |footer, item| {
+                groups.push(group(footer, item, number)?);
+                if groups.len() > MAX_GROUPS { Err(Fault::Broken("it has too many row groups")) } else { Ok(()) }
+            })?;
+            Ok(true)
+        })?;
+        Ok(Self { optional: node.repetition != REQUIRED, groups })
     }
 }
 
@@ -125,13 +128,18 @@ fn node(footer: &mut Compact<'_>, item: &Field) -> Result<Node, Fault> {
     Ok(node)
 }
 
-/// The rows of a group and its columns.
-fn group(footer: &mut Compact<'_>, item: &Field) -> Result<(u64, Vec<Group>), Fault> {
-    let (mut rows, mut chunks) = (0, Vec::new());
+/// The rows of a group and its column of this number.
+fn group(footer: &mut Compact<'_>, item: &Field, number: usize) -> Result<Group, Fault> {
+    let (mut rows, mut found, mut at) = (0, None, 0);
     footer.inner(item, |footer, field| {
         match field.id {
             1 => footer.list(field, |footer, item| {
-                chunks.push(chunk(footer, item)?);
+                if at == number {
+                    found = Some(chunk(footer, item)?);
+                } else {
+                    footer.inner(item, |_, _| Ok(false))?;
+                }
+                at += 1;
                 Ok(())
             })?,
             3 => rows = count(footer.integer(field)?)?,
@@ -139,7 +147,8 @@ fn group(footer: &mut Compact<'_>, item: &Field) -> Result<(u64, Vec<Group>), Fa
         }
         Ok(true)
     })?;
-    Ok((rows, chunks))
+    let found = found.ok_or(Fault::Broken("a row group has too few columns"))?;
+    Ok(Group { rows, ..found })
 }
 
 fn chunk(footer: &mut Compact<'_>, item: &Field) -> Result<Group, Fault> {
