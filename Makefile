@@ -17,8 +17,7 @@ SUMMARY ?=
 STATE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-text bench-engine bench-convergence \
-	bench-adversaries bench-sweep
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*\#\# .*/\1/p' Makefile)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,3 +81,9 @@ bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh
 
 bench-sweep: bench-text ## Loss of the quickstart at other rates and ratios (an hour)
 	$(BENCH) bench_sweep
+
+bench-prepare: ## Text per second through `dataset prepare`, by format and tokenizer
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_prepare
+
+bench-join: ## How long a node takes that joins 200 windows late, and what it downloads
+	$(BENCH) bench_join

@@ -34,19 +34,14 @@ pub struct Environment {
 impl Environment {
     /// Reads the variables; a wrong one is named.
     pub fn from_variables() -> Result<Self, Failure> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let environment = Self {
+        Ok(Self {
             settings: text("BISTRO_SETTINGS", "/etc/bistro/settings.yaml").into(),
             secrets: text("BISTRO_SECRETS", "/run/bistro/secrets").into(),
             state: text("BISTRO_STATE", "/var/lib/bistro").into(),
             http: text("BISTRO_HTTP", "0.0.0.0:8080"),
-            threads: number("BISTRO_THREADS", cores)?,
+            threads: threads()?,
             ordinal: number("BISTRO_ORDINAL", 0)?,
-        };
-        if environment.threads == 0 {
-            return Err(Failure::Permanent("BISTRO_THREADS must be at least 1".into()));
-        }
-        Ok(environment)
+        })
     }
 
     /// Reads and checks the settings file.
@@ -111,6 +106,15 @@ fn check(settings: &Settings) -> Result<(), String> {
 /// Digest of the agreement in `settings`.
 pub fn digest_of(settings: &Settings) -> [u8; 32] {
     run_digest(&settings.run)
+}
+
+/// BISTRO_THREADS, or all cores.
+pub fn threads() -> Result<usize, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match number("BISTRO_THREADS", cores)? {
+        0 => Err(Failure::Permanent("BISTRO_THREADS must be at least 1".into())),
+        threads => Ok(threads),
+    }
 }
 
 fn text(name: &str, default: &str) -> String {
