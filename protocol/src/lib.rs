@@ -17,6 +17,7 @@ pub mod permutation;
 pub mod score;
 pub mod seed;
 pub mod slice;
+pub mod tensor_file;
 pub mod tensors;
 pub mod weights;
 

@@ -1,1 +1,4 @@
+//! What the tests across crates share.
 
+pub mod decoders;
+pub mod mutate;

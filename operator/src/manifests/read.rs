@@ -29,6 +29,13 @@ pub fn read(paths: &[PathBuf]) -> Result<Manifests, Problems> {
     if reader.problems.is_empty() { Ok(reader.manifests) } else { Err(Problems(reader.problems)) }
 }
 
+/// Reads the text of one file, which messages call `file`.
+pub fn read_text(file: &Path, text: &str) -> Result<Manifests, Problems> {
+    let mut reader = Reader::default();
+    reader.text(file, text);
+    if reader.problems.is_empty() { Ok(reader.manifests) } else { Err(Problems(reader.problems)) }
+}
+
 /// A file, or those files of a folder that hold resources, in the order of their names.
 fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
@@ -63,12 +70,15 @@ impl Reader {
     }
 
     fn file(&mut self, file: &Path) {
-        let text = match read_bounded(file) {
-            Ok(text) => text,
-            Err(error) => return self.refuse(Problem::new(file, "", "", format!("failed to read: {error}"))),
-        };
+        match read_bounded(file) {
+            Ok(text) => self.text(file, &text),
+            Err(error) => self.refuse(Problem::new(file, "", "", format!("failed to read: {error}"))),
+        }
+    }
+
+    fn text(&mut self, file: &Path, text: &str) {
         // JSON is YAML, so one parser reads both.
-        match serde_yaml::from_multiple::<Value>(&text) {
+        match serde_yaml::from_multiple::<Value>(text) {
             Ok(documents) => documents.into_iter().for_each(|document| self.document(file, document)),
             Err(error) => {
                 let place = error.location().map(|l| format!("line {}, column {}", l.line(), l.column()));

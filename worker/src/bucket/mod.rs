@@ -6,7 +6,7 @@
 //! much memory a node takes.
 
 mod connect;
-mod credentials;
+pub(crate) mod credentials;
 mod error;
 mod transfer;
 
