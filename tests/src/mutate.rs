@@ -28,7 +28,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -37,7 +37,7 @@ impl Random {
 
     /// A number below `n`, which is not 0.
     pub fn below(&mut self, n: usize) -> usize {
-        ((u128::from(self.next()) * n as u128) >> 64) as usize
+        ((u128::from(self.draw()) * n as u128) >> 64) as usize
     }
 
     fn one_in(&mut self, n: usize) -> bool {
@@ -119,7 +119,7 @@ impl<'a> Mutator<'a> {
     }
 
     /// The next input.
-    pub fn next(&mut self) -> &[u8] {
+    pub fn damaged(&mut self) -> &[u8] {
         let seeds = self.seeds;
         let seed = &seeds[self.random.below(seeds.len())];
         self.input.clear();
@@ -193,7 +193,7 @@ impl<'a> Mutator<'a> {
                 insert(input, random.below(n + 1), part);
             }
             9 => {
-                let number = [0, 1, u64::MAX, u64::MAX >> 1, 1 << 20, 1 << 32, n as u64, random.next()];
+                let number = [0, 1, u64::MAX, u64::MAX >> 1, 1 << 20, 1 << 32, n as u64, random.draw()];
                 let number = number[random.below(8)].to_le_bytes();
                 let place = if random.one_in(4) { 0 } else { random.below(n + 1) };
                 let width = (1 << random.below(4)).min(n - place);
@@ -331,5 +331,11 @@ fn fillers(size: usize) -> Vec<String> {
         "[".repeat(size),
         "{\"\":".repeat(size / 4),
         " ".repeat(size),
+        // YAML: one text many times, and lists of lists that all are the same one.
+        format!("[&t \"{}\"{}]", "a".repeat(size), " ,*t ".repeat(90)),
+        format!(
+            "[&a0 [1]{}]",
+            (0..9).map(|i| format!(",&a{} [{}*a{i} ]", i + 1, format!("*a{i} ,").repeat(8))).collect::<String>()
+        ),
     ]
 }

@@ -57,7 +57,9 @@ impl Environment {
 /// The content of a settings file, checked; else one line that says what is wrong with it.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Settings, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
-    let settings: Settings = serde_yaml::from_str(text).map_err(|e| crate::failure::chain(&e))?;
+    // Nobody writes settings with aliases, and a few bytes of them can stand for a million values.
+    let options = serde_yaml::options! { alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: 0 } };
+    let settings: Settings = serde_yaml::from_str_with_options(text, options).map_err(|e| crate::failure::chain(&e))?;
     check(&settings)?;
     Ok(settings)
 }

@@ -14,6 +14,8 @@ use crate::admission;
 
 /// Larger files are no manifests; an API server takes 3 MiB per request.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+/// Most values that aliases may repeat: a few bytes of them can stand for a million values.
+const MAX_REPEATED: usize = 10_000;
 /// Kinds of Kubernetes that come with Bistro's resources and mean nothing outside a cluster are named in a warning.
 const BISTRO_GROUP: &str = "bistro.dev/";
 
@@ -78,7 +80,8 @@ impl Reader {
 
     fn text(&mut self, file: &Path, text: &str) {
         // JSON is YAML, so one parser reads both.
-        match serde_yaml::from_multiple::<Value>(text) {
+        let limits = serde_yaml::alias_limits! { max_total_replayed_events: MAX_REPEATED };
+        match serde_yaml::from_multiple_with_options::<Value>(text, serde_yaml::options! { alias_limits: limits }) {
             Ok(documents) => documents.into_iter().for_each(|document| self.document(file, document)),
             Err(error) => {
                 let place = error.location().map(|l| format!("line {}, column {}", l.line(), l.column()));
