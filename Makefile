@@ -16,6 +16,11 @@ WINDOWS ?=
 SUMMARY ?=
 STATE ?=
 
+# make fuzz
+FUZZ := $(CACHE)/fuzz
+TARGET ?=
+SECONDS ?= 60
+
 .DEFAULT_GOAL := help
 .PHONY: $(shell sed -nE 's/^([a-z-]+):.*\#\# .*/\1/p' Makefile)
 
@@ -28,6 +33,20 @@ up: build corpus ## Run a whole subnet on this machine until Ctrl-C (WINDOWS=3 S
 
 test: ## Unit, property, golden and integration tests
 	cargo test $(CARGO_FLAGS)
+
+test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact: for one)
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture a_million_inputs
+
+fuzz: build $(TOOLS)/bin/cargo-fuzz ## Fuzz a decoder (TARGET=artifact SECONDS=60); without TARGET: list them
+	$(if $(TARGET),,@$(BIN)/seeds; exit 2)
+	mkdir -p $(FUZZ)/corpus/$(TARGET)
+	$(BIN)/seeds $(TARGET) $(FUZZ)/seeds/$(TARGET)
+	cp Cargo.lock fuzz/Cargo.lock
+	cd fuzz && DECODER=$(TARGET) RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(FUZZ)/target $(TOOLS)/bin/cargo-fuzz run -s none decoder \
+		$(FUZZ)/corpus/$(TARGET) $(FUZZ)/seeds/$(TARGET) -- -max_total_time=$(SECONDS) -max_len=65536 -rss_limit_mb=1024
+
+$(TOOLS)/bin/cargo-fuzz:
+	CARGO_TARGET_DIR=$(TOOLS)/target cargo install cargo-fuzz --version 0.13.2 --locked --root $(TOOLS)
 
 build: ## Build all programs
 	cargo build $(CARGO_FLAGS) --bins
@@ -63,6 +82,9 @@ $(TOOLS)/bin/cargo-deny:
 
 timings: ## Build with a report of where the time went
 	cargo build $(CARGO_FLAGS) --bins --timings
+
+bench-protocol: ## Merge, permutations, slices, signatures, files: time and memory
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_protocol
 
 bench-engine: ## Training throughput of the models that are built in
 	cargo test $(CARGO_FLAGS) --lib -- --ignored --nocapture bench_

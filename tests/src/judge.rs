@@ -3,8 +3,9 @@
 use bistro_api::{run::InnerOptimizer, settings::Scoring};
 use bistro_protocol::{
     check::Verdict,
+    draw::draw,
     hotkey::Hotkey,
-    mechanism::cosine::raw_score,
+    mechanism::cosine::{RECOMPUTED, raw_score},
     score::{Book, Outcome, Rates},
     seed,
     tensors::Tensors,
@@ -12,15 +13,11 @@ use bistro_protocol::{
 
 use crate::arena::{Arena, Played, block};
 
-/// An audit below this finds that the work was not done as the run says.
-pub const AUDIT: f64 = 0.99;
 
 /// Scores window by window.
 pub struct Judge {
     book: Book,
     scoring: Scoring,
-    /// By uid, the last window in which it was drawn.
-    drawn: Vec<Option<u64>>,
     records: Vec<Record>,
 }
 
@@ -38,7 +35,7 @@ impl Judge {
     /// A validator that knows nothing yet and draws `evaluations` miners per window.
     pub fn new(evaluations: u32) -> Self {
         let scoring = Scoring { evaluations_per_window: evaluations, ..Scoring::default() };
-        Self { book: Book::default(), scoring, drawn: Vec::new(), records: Vec::new() }
+        Self { book: Book::default(), scoring, records: Vec::new() }
     }
 
     /// One record per scored window.
@@ -49,35 +46,26 @@ impl Judge {
     /// Scores a window as the role `validator` does; with fresh moments it audits one accepted miner.
     pub fn score(&mut self, arena: &mut Arena<'_>, played: &Played) {
         let (window, rates) = (played.window, self.rates());
-        self.drawn.resize(played.works.len(), None);
         let hotkey = |uid: u16| Hotkey(seed::seed("hotkey", &uid));
         let uids = 0..played.works.len() as u16;
         let neurons: Vec<_> = uids.clone().map(|uid| (uid, hotkey(uid), true)).collect();
         self.book.observe(window, &neurons, rates);
-        let mut outcomes = outcomes(arena, played, &self.draw(window));
+        let seed = seed::draw(&block("end", window), &[9; 32]);
+        let drawn = draw(&self.book.ages(window, rates), self.scoring.evaluations_per_window as usize, &seed);
+        let mut outcomes = outcomes(arena, played, &drawn);
         if arena.run().training.inner_optimizer == InnerOptimizer::Fresh {
             audit(arena, played, &mut outcomes);
         }
-        self.book.record(&outcomes, rates);
+        self.book.record(window, &outcomes, rates);
 
         let outcome = |uid: u16| outcomes.iter().find(|(u, _)| *u == uid).map(|(_, o)| *o);
-        let weights = self.book.weights(window, rates, self.scoring.power.value(), false).unwrap_or_default();
+        let weights = self.book.weights(self.scoring.power.value());
         let weight = |uid: u16| weights.iter().find(|(u, _)| *u == uid).map_or(0, |(_, w)| *w);
         self.records.push(Record {
             outcomes: uids.clone().map(outcome).collect(),
             averages: self.book.standings().map(|(_, s)| s.average).collect(),
             weights: uids.map(weight).collect(),
         });
-    }
-
-    /// Uids of the miners that are scored: whoever waited longest, by lot among equals.
-    fn draw(&mut self, window: u64) -> Vec<u16> {
-        let mut uids = self.book.active(window, self.rates());
-        uids.sort_by_key(|uid| (self.drawn[usize::from(*uid)], seed::seed("draw", &(window, *uid))));
-        uids.truncate(self.scoring.evaluations_per_window as usize);
-        uids.iter().for_each(|uid| self.drawn[usize::from(*uid)] = Some(window));
-        uids.sort_unstable();
-        uids
     }
 
     fn rates(&self) -> Rates {
@@ -107,7 +95,7 @@ fn audit(arena: &mut Arena<'_>, played: &Played, outcomes: &mut [(u16, Outcome)]
     let end = block("end", played.window);
     let scored = outcomes.iter_mut().filter(|(_, outcome)| matches!(outcome, Outcome::Scored(_)));
     let Some((uid, outcome)) = scored.min_by_key(|(uid, _)| seed::seed("audit", &(end, *uid))) else { return };
-    if audit_cosine(arena, played, *uid) < AUDIT {
+    if audit_cosine(arena, played, *uid) < RECOMPUTED {
         *outcome = Outcome::Rejected(Verdict::Recompute);
     }
 }

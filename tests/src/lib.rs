@@ -1,11 +1,13 @@
-//! A subnet without bucket and chain: the protocol's own functions, window by window, in one process.
+//! What the tests across crates share.
 //!
-//! [`arena`] runs honest miners and watched cheats, [`cheat`] says what each cheat publishes, [`judge`] scores
-//! them as a validator does, [`text`] is what they train on. The same cheats run as real nodes elsewhere: nothing
-//! in [`cheat`] knows the arena.
+//! [`arena`] plays a subnet without bucket and chain: honest miners and watched cheats; [`cheat`] says what each cheat
+//! publishes, [`judge`] scores them as a validator does, [`text`] is what they train on. [`decoders`] are all of ours,
+//! and [`mutate`] makes what they are tried with.
 
 pub mod arena;
 pub mod cheat;
+pub mod decoders;
 pub mod judge;
+pub mod mutate;
 pub mod runs;
 pub mod text;

@@ -5,7 +5,6 @@ use std::path::Path;
 use bistro_api::run::Dataset;
 use bistro_protocol::{page::Pages, seed};
 use bistro_worker::data::{Documents, Error, FolderDocuments};
-use futures::executor::block_on;
 
 /// Shorter documents are declarations, longer ones tables.
 const DOCUMENT: std::ops::Range<usize> = 2_000..60_000;
@@ -25,10 +24,12 @@ impl Text {
 
     /// The Rust sources below a folder, in an order by lot that their paths decide, the first `limit` bytes.
     pub fn sources(folder: &Path, limit: usize) -> Result<Self, Error> {
-        let mut documents = FolderDocuments::new(folder, &["rs".to_owned()])?;
+        let documents = FolderDocuments::new(folder, &["rs".to_owned()])?;
         let mut found = Vec::new();
-        while let Some(document) = block_on(documents.next())? {
-            found.extend(document.bytes.filter(|b| DOCUMENT.contains(&b.len())).map(|b| (document.key, b)));
+        for file in documents.files().iter().filter(|file| DOCUMENT.contains(&(file.size as usize))) {
+            let path = folder.join(&file.key);
+            let read = |source| Error::Read { path: path.display().to_string(), source };
+            found.push((file.key.clone(), std::fs::read(&path).map_err(read)?));
         }
         // Whole crates one after the other would put another kind of text into the held-out end.
         found.sort_by_key(|(key, _)| seed::seed("text", key));

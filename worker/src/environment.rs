@@ -49,12 +49,18 @@ impl Environment {
         let path = self.settings.display();
         let bytes = files::read_bounded(&self.settings, MAX_SETTINGS).map_err(Failure::permanent)?;
         let bytes = bytes.ok_or_else(|| Failure::Permanent(format!("{path} does not exist: set BISTRO_SETTINGS")))?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| Failure::Permanent(format!("{path} is not UTF-8 text")))?;
-        let settings: Settings = serde_yaml::from_str(text)
-            .map_err(|e| Failure::Permanent(format!("{path}: {}", crate::failure::chain(&e))))?;
-        check(&settings).map_err(|line| Failure::Permanent(format!("{path}: {line}")))?;
-        Ok(settings)
+        parse(&bytes).map_err(|line| Failure::Permanent(format!("{path}: {line}")))
     }
+}
+
+/// The content of a settings file, checked; else one line that says what is wrong with it.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Settings, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    // Nobody writes settings with aliases, and a few bytes of them can stand for a million values.
+    let options = serde_yaml::options! { alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: 0 } };
+    let settings: Settings = serde_yaml::from_str_with_options(text, options).map_err(|e| crate::failure::chain(&e))?;
+    check(&settings)?;
+    Ok(settings)
 }
 
 /// What a schema cannot say, or what a file written by hand may get wrong.

@@ -2,7 +2,7 @@
 
 use bistro_api::{
     NodeStatus,
-    status::{HISTORY, Reachable, Scored, WindowRecord},
+    status::{CrossCheck, HISTORY, Reachable, Scored, WindowRecord},
 };
 
 use super::text::plain;
@@ -33,6 +33,7 @@ pub fn bounded(status: NodeStatus) -> NodeStatus {
         downloaded_bytes,
         verdicts,
         scores,
+        cross_checks,
         first_weights_block,
         chain,
         bucket,
@@ -41,6 +42,8 @@ pub fn bounded(status: NodeStatus) -> NodeStatus {
     } = status;
     let older = history.len().saturating_sub(HISTORY);
     let score_of = |s: Scored| Scored { hotkey: plain(&s.hotkey), verdict: plain(&s.verdict), ..s };
+    let check =
+        |c: CrossCheck| CrossCheck { validator: plain(&c.validator), fault: c.fault.as_deref().map(plain), ..c };
     let record = |r: WindowRecord| WindowRecord { base_digest: plain(&r.base_digest), ..r };
     let service = |s: Reachable| Reachable { error: s.error.as_deref().map(plain), ..s };
     NodeStatus {
@@ -61,6 +64,7 @@ pub fn bounded(status: NodeStatus) -> NodeStatus {
         downloaded_bytes,
         verdicts: verdicts.into_iter().take(VERDICTS).map(|(verdict, count)| (plain(&verdict), count)).collect(),
         scores: scores.into_iter().take(SCORES).map(score_of).collect(),
+        cross_checks: cross_checks.into_iter().take(SCORES).map(check).collect(),
         first_weights_block,
         chain: service(chain),
         bucket: service(bucket),

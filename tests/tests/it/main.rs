@@ -1,9 +1,11 @@
 //! Tests across crates: real nodes over a real chain client and a real S3 protocol.
 
 mod adversaries;
+mod allocator;
 mod attacks;
 mod averagers;
 mod convergence;
+mod decoders;
 mod history;
 mod joiner;
 mod quickstart;

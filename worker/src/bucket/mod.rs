@@ -7,7 +7,7 @@
 
 mod clock;
 mod connect;
-mod credentials;
+pub(crate) mod credentials;
 mod error;
 mod transfer;
 
