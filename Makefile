@@ -101,7 +101,7 @@ bench-convergence: bench-text ## Loss of one miner and of many: dense, at ratio 
 bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh moments
 	$(BENCH) bench_adversaries
 
-bench-sweep: bench-text ## Loss of the quickstart at other rates and ratios (an hour)
+bench-sweep: bench-text ## Loss of the quickstart at other rates and ratios (20 minutes)
 	$(BENCH) bench_sweep
 
 bench-prepare: ## Text per second through `dataset prepare`, by format and tokenizer

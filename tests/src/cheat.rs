@@ -49,6 +49,11 @@ pub enum Cheat {
     Gradient,
     /// Publishes the descent direction on a quarter of its pages.
     QuarterGradient,
+    /// Stops after a quarter of the steps.
+    QuarterSteps,
+    /// Adds the descent direction on a quarter of its pages to a quarter of the steps: half of the work, for both
+    /// things that a validator could compare it with.
+    QuarterMix,
     /// Works and publishes the opposite.
     SignFlip,
     /// Works and publishes a thousand times the result.
@@ -61,7 +66,7 @@ pub enum Cheat {
 
 impl Cheat {
     /// All of them.
-    pub const ALL: [Cheat; 18] = [
+    pub const ALL: [Cheat; 20] = [
         Cheat::Zero,
         Cheat::Random,
         Cheat::OtherPages,
@@ -76,6 +81,8 @@ impl Cheat {
         Cheat::HalfAndMean,
         Cheat::Gradient,
         Cheat::QuarterGradient,
+        Cheat::QuarterSteps,
+        Cheat::QuarterMix,
         Cheat::SignFlip,
         Cheat::Shout,
         Cheat::NotANumber,
@@ -98,6 +105,8 @@ impl Cheat {
             Cheat::HalfAndMean => "half-and-mean",
             Cheat::Gradient => "gradient",
             Cheat::QuarterGradient => "quarter-gradient",
+            Cheat::QuarterSteps => "quarter-steps",
+            Cheat::QuarterMix => "quarter-mix",
             Cheat::SignFlip => "sign-flip",
             Cheat::Shout => "x1000",
             Cheat::NotANumber => "nan",
@@ -189,6 +198,13 @@ impl Cheater {
             }
             Cheat::Gradient => descent(engine, view, view.own)?,
             Cheat::QuarterGradient => descent(engine, view, &view.own[..half / 2])?,
+            Cheat::QuarterSteps => view.slice.gather(&self.learn(engine, view, &view.own[..half / 2])?),
+            Cheat::QuarterMix => {
+                let steps = view.slice.gather(&self.learn(engine, view, &view.own[..half / 2])?);
+                let direction = descent(engine, view, &view.own[..half / 2])?;
+                let factor = (steps.norm() / direction.norm().max(f64::MIN_POSITIVE)) as f32;
+                plus(&steps, &direction.map(|x| factor * x))
+            }
             Cheat::SignFlip => view.slice.gather(&self.learn(engine, view, view.own)?).map(|x| -x),
             Cheat::Shout => view.slice.gather(&self.learn(engine, view, view.own)?).map(|x| SHOUT * x),
             Cheat::NotANumber => nothing().map(|_| f32::NAN),
