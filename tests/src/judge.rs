@@ -13,7 +13,6 @@ use bistro_protocol::{
 
 use crate::arena::{Arena, Played, block};
 
-
 /// Scores window by window.
 pub struct Judge {
     book: Book,

@@ -1,11 +1,11 @@
 //! What cheats earn. The arena merges honest work alone; a cheat's work is scored beside it.
 
 use bistro_api::run::InnerOptimizer;
-use bistro_protocol::check::Verdict;
+use bistro_protocol::{check::Verdict, mechanism::cosine::RECOMPUTED};
 use bistro_tests::{
     arena::{Arena, Played},
     cheat::Cheat,
-    judge::{RECOMPUTED, Figures, Judge, audit_cosine},
+    judge::{Figures, Judge, audit_cosine},
     runs::{Knobs, small, smallest},
     text::Text,
 };
@@ -71,7 +71,10 @@ fn an_audit_finds_half_of_the_work() {
     for _ in 0..3 {
         let played = arena.play();
         let cosines: Vec<f64> = (0..5).map(|uid| audit_cosine(&mut arena, &played, uid)).collect();
-        assert!(cosines[..3].iter().all(|c| *c > 0.9999) && cosines[3..].iter().all(|c| *c < RECOMPUTED), "{cosines:?}");
+        assert!(
+            cosines[..3].iter().all(|c| *c > 0.9999) && cosines[3..].iter().all(|c| *c < RECOMPUTED),
+            "{cosines:?}"
+        );
     }
 }
 
