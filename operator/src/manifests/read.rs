@@ -15,7 +15,7 @@ use crate::admission;
 /// Larger files are no manifests; an API server takes 3 MiB per request.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Most values that aliases may repeat: a few bytes of them can stand for a million values.
-const MAX_REPEATED: usize = 10_000;
+const MAX_REPEATED: usize = 2_000;
 /// Most repeats of one anchor, which may be a long text.
 const MAX_REPEATS: usize = 16;
 /// Kinds of Kubernetes that come with Bistro's resources and mean nothing outside a cluster are named in a warning.
