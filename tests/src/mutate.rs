@@ -333,6 +333,7 @@ fn fillers(size: usize) -> Vec<String> {
         " ".repeat(size),
         // YAML: one text many times, and lists of lists that all are the same one.
         format!("[&t \"{}\"{}]", "a".repeat(size), " ,*t ".repeat(90)),
+        format!("[&t \"{}\"{}]", "a".repeat(size), " ,*t ".repeat(16)),
         format!(
             "[&a0 [1]{}]",
             (0..9).map(|i| format!(",&a{} [{}*a{i} ]", i + 1, format!("*a{i} ,").repeat(8))).collect::<String>()

@@ -15,7 +15,9 @@ use crate::admission;
 /// Larger files are no manifests; an API server takes 3 MiB per request.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 /// Most values that aliases may repeat: a few bytes of them can stand for a million values.
-const MAX_REPEATED: usize = 10_000;
+const MAX_REPEATED: usize = 2_000;
+/// Most repeats of one anchor, which may be a long text.
+const MAX_REPEATS: usize = 16;
 /// Kinds of Kubernetes that come with Bistro's resources and mean nothing outside a cluster are named in a warning.
 const BISTRO_GROUP: &str = "bistro.dev/";
 
@@ -80,7 +82,10 @@ impl Reader {
 
     fn text(&mut self, file: &Path, text: &str) {
         // JSON is YAML, so one parser reads both.
-        let limits = serde_yaml::alias_limits! { max_total_replayed_events: MAX_REPEATED };
+        let limits = serde_yaml::alias_limits! {
+            max_total_replayed_events: MAX_REPEATED,
+            max_alias_expansions_per_anchor: MAX_REPEATS,
+        };
         match serde_yaml::from_multiple_with_options::<Value>(text, serde_yaml::options! { alias_limits: limits }) {
             Ok(documents) => documents.into_iter().for_each(|document| self.document(file, document)),
             Err(error) => {

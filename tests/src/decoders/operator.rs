@@ -24,12 +24,15 @@ fn resource_files() -> Vec<Vec<u8>> {
         "apiVersion": group, "kind": "Subnet", "metadata": {"name": "demo"},
         "spec": {"netuid": 1, "chain": {"endpoints": ["ws://devnet:9944"]}, "bucket": {"name": "bistro"}, "run": run}
     });
-    let miner = json!({
-        "apiVersion": group, "kind": "Miner", "metadata": {"name": "miner"},
-        "spec": {"subnetRef": {"name": "demo"}, "replicas": 3, "wallet": {"dev": true}, "gpu": {"count": 0}}
+    let averager = json!({
+        "apiVersion": group, "kind": "Averager", "metadata": {"name": "a"},
+        "spec": {"subnetRef": {"name": "d"}, "wallet": {"dev": true}}
     });
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"a": "YQ=="}, "stringData": {"b": "c"}
-    });
-    [subnet, miner, secret].map(|resource| resource.to_string().into_bytes()).into()
+    let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"a": "YQ=="}});
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"a": "b"}});
+    let other = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}});
+    let blocks = "apiVersion: v1\nkind: Secret\nmetadata: {name: t}\nstringData:\n  a: &a |\n    text\n  b: *a\n";
+    let json = [subnet, averager, secret, map, other].map(|resource| resource.to_string().into_bytes());
+    // A subnet takes twenty times as long as a Secret.
+    [json.to_vec(), vec![blocks.into(); 4]].concat()
 }

@@ -51,7 +51,7 @@ fn settings() -> Vec<Vec<u8>> {
         "run": run, "devWallet": true
     });
     let block = "a: &a [1]\nb: *a\nc: |\n  text\n? d\n: !!str e\n";
-    vec![settings.to_string().into_bytes(), block.into()]
+    [vec![settings.to_string().into_bytes()], vec![block.into(); 3]].concat()
 }
 
 fn hotkey_files() -> Vec<Vec<u8>> {
