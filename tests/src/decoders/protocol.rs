@@ -10,6 +10,8 @@ use bistro_protocol::{
     hotkey::Hotkey,
     manifest::{Blocks, Entry, Manifest},
     object::{self, Agreement, Bits32, Bits64, Hex32, Kind},
+    record::{self, Evaluation, Judged, Scores, Verdicts},
+    score::next_average,
     tensor_file,
     tensors::{Tensor, Tensors},
 };
@@ -24,6 +26,8 @@ const BASE: [u8; 32] = [3; 32];
 pub const DECODERS: &[Decoder] = &[
     Decoder { name: "commit", decode: commit, bound: plain, form: Form::Sealed(Kind::Commit), seeds: commits },
     Decoder { name: "manifest", decode: manifest, bound: plain, form: Form::Sealed(Kind::Manifest), seeds: manifests },
+    Decoder { name: "verdicts", decode: verdicts, bound: plain, form: Form::Sealed(Kind::Verdicts), seeds: judged },
+    Decoder { name: "scores", decode: scores, bound: plain, form: Form::Sealed(Kind::Scores), seeds: scored },
     Decoder { name: "tensors", decode: tensors, bound: file_bound, form: Form::Tensors, seeds: files },
     Decoder { name: "artifact", decode: artifact, bound: file_bound, form: Form::Tensors, seeds: artifacts },
     Decoder { name: "checked-artifact", decode: checked, bound: file_bound, form: Form::Tensors, seeds: artifacts },
@@ -95,6 +99,50 @@ fn manifests() -> Vec<Vec<u8>> {
         ..Manifest::empty([4; 32], BASE)
     };
     [sealed(Kind::Manifest, &full), sealed(Kind::Manifest, &Manifest::empty([4; 32], BASE))].concat()
+}
+
+fn verdicts(bytes: &[u8]) -> bool {
+    object::<Verdicts>(Kind::Verdicts, bytes).is_ok()
+}
+
+fn judged() -> Vec<Vec<u8>> {
+    let judged = |uid, verdict, disputed| Judged { uid, hotkey: alice(), verdict, disputed };
+    let verdicts = vec![judged(0, Verdict::Accepted, None), judged(1, Verdict::Late, Some(Verdict::Accepted))];
+    sealed(Kind::Verdicts, &Verdicts { verdicts })
+}
+
+/// With everything that a reader recomputes of it.
+fn scores(bytes: &[u8]) -> bool {
+    object::<Scores>(Kind::Scores, bytes).is_ok_and(|s| s.check(&alice()).is_ok())
+}
+
+fn scored() -> Vec<Vec<u8>> {
+    let evaluation = |raw: Option<f64>| Evaluation {
+        verdict: if raw.is_some() { Verdict::Accepted } else { Verdict::Late },
+        pages: vec![3, 1, 4],
+        loss: Some(Bits64(2.5)),
+        raw: raw.map(Bits64),
+    };
+    let entry = |uid, drawn: Option<Evaluation>| record::Entry {
+        uid,
+        hotkey: alice(),
+        age: Some(1 + u64::from(uid)),
+        before: Bits64(0.0),
+        average: Bits64(drawn.as_ref().map_or(0.0, |e| next_average(0.0, e.outcome(), Some(0.5), 0.9))),
+        weight: 0,
+        drawn,
+    };
+    let scores = Scores {
+        end: Hex32([5; 32]),
+        base: Hex32([6; 32]),
+        evaluations: 8,
+        moving_average: Bits64(0.9),
+        power: Bits64(3.0),
+        scale: Some(Bits64(0.5)),
+        weights_block: Some(77),
+        miners: vec![entry(0, Some(evaluation(Some(0.25)))), entry(1, Some(evaluation(None)))],
+    };
+    sealed(Kind::Scores, &scores.weighted())
 }
 
 fn some_tensors() -> Tensors {

@@ -4,6 +4,7 @@ mod adversaries;
 mod allocator;
 mod attacks;
 mod averagers;
+mod cheats;
 mod convergence;
 mod decoders;
 mod history;
