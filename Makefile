@@ -16,7 +16,7 @@ SUMMARY ?=
 STATE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-engine bench-convergence
+.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-engine bench-convergence bench-churn soak
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,3 +68,9 @@ bench-engine: ## Training throughput of the models that are built in
 
 bench-convergence: corpus ## Loss of one miner, three dense, three at ratio 4, and without the gain
 	BISTRO_CORPUS=$(CORPUS) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_convergence
+
+bench-churn: ## 200 random kills over miners, validators and averager (KILLS=200 SEED=1)
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_churn
+
+soak: ## Outages of five minutes of chain, bucket, clock and disk (OUTAGE_SECONDS=300)
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture soak

@@ -63,6 +63,7 @@ impl State {
         std::fs::create_dir_all(&state.folder).map_err(|e| {
             Failure::Permanent(format!("failed to make {}: {e}: make BISTRO_STATE writable", state.folder.display()))
         })?;
+        files::forget_unfinished(&state.folder)?;
         let owner = Owner {
             genesis: Hex32(agreement.genesis),
             netuid: agreement.netuid,

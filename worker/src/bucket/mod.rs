@@ -10,7 +10,13 @@ mod credentials;
 mod error;
 mod transfer;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use bistro_api::settings;
@@ -71,6 +77,20 @@ struct Inner {
     name: String,
     prefix: String,
     telemetry: Telemetry,
+    /// The bucket took a read from this node.
+    read: AtomicBool,
+    /// The bucket took a write from this node.
+    written: AtomicBool,
+}
+
+impl Inner {
+    /// Whether the bucket took a request of this kind before.
+    fn worked(&self, op: Op) -> &AtomicBool {
+        match op {
+            Op::Get | Op::Head | Op::List => &self.read,
+            Op::Put | Op::Delete => &self.written,
+        }
+    }
 }
 
 impl Bucket {
@@ -82,7 +102,8 @@ impl Bucket {
     ) -> Result<Self, Error> {
         let client = connect::client(settings, credentials).await?;
         let settings::Bucket { name, prefix, .. } = settings.clone();
-        Ok(Self { inner: Arc::new(Inner { client, name, prefix, telemetry }) })
+        let (read, written) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { inner: Arc::new(Inner { client, name, prefix, telemetry, read, written }) })
     }
 
     /// The object, or `None` where there is none. Larger than `most` bytes: [`Error::TooLarge`], and nothing of it was
@@ -130,6 +151,7 @@ impl Bucket {
                 Ok(Answer { value, outcome }) => {
                     count(outcome);
                     telemetry.bucket(Ok(()));
+                    self.inner.worked(op).store(true, Ordering::Relaxed);
                     Ok(value)
                 }
                 Err(error) => {
@@ -200,7 +222,7 @@ impl Bucket {
             .set_if_none_match(only_new.then(|| "*".to_owned()))
             .body(ByteStream::from(bytes))
             .send();
-        match transfer::within(transfer::for_body(size), &at, request).await? {
+        match transfer::within(transfer::for_upload(size), &at, request).await? {
             Ok(_) => {
                 self.inner.telemetry.metrics.upload_bytes.inc_by(size);
                 Ok(Answer::ok(Put::Stored))
@@ -257,7 +279,8 @@ impl Bucket {
     }
 
     fn at(&self, op: Op, key: &str) -> error::At {
-        error::At { op, bucket: self.inner.name.clone(), key: key.to_owned() }
+        let worked = self.inner.worked(op).load(Ordering::Relaxed);
+        error::At { op, bucket: self.inner.name.clone(), key: key.to_owned(), worked }
     }
 }
 
