@@ -4,7 +4,7 @@
 
 use codec::{Encode, Output};
 
-use crate::run::{Model, Run};
+use crate::run::{MergeRule, Model, Run};
 
 /// The digest of the agreement.
 pub fn run_digest(run: &Run) -> [u8; 32] {
@@ -17,6 +17,19 @@ impl Encode for Model {
         let Self { preset, config } = self;
         preset.encode_to(dest);
         config.as_ref().map(canonical_json).encode_to(dest);
+    }
+}
+
+/// The number of the rule, then its settings: mean 1, trimmedMean 2, median 3; none, which nobody accepts, 0.
+impl Encode for MergeRule {
+    fn encode_to<T: Output + ?Sized>(&self, dest: &mut T) {
+        let Self { mean, trimmed_mean, median } = self;
+        match (mean, trimmed_mean, median) {
+            (Some(_), None, None) => 1u8.encode_to(dest),
+            (None, Some(trimmed), None) => (2u8, &trimmed.fraction).encode_to(dest),
+            (None, None, Some(_)) => 3u8.encode_to(dest),
+            _ => 0u8.encode_to(dest),
+        }
     }
 }
 
@@ -89,6 +102,26 @@ mod tests {
         value["training"]["weightDecay"] = json!("0.10");
         let other: Run = serde_json::from_value(value).expect("still valid");
         assert_ne!(run_digest(&other), run_digest(&quickstart()), "decimals count as written");
+    }
+
+    #[test]
+    fn merge_rules_have_digests_of_their_own() {
+        let with = |rule: serde_json::Value| {
+            let mut run = quickstart();
+            run.merge.rule = serde_json::from_value(rule).expect("a rule");
+            run_digest(&run)
+        };
+        let digests = [
+            run_digest(&quickstart()),
+            with(json!({"median": {}})),
+            with(json!({"trimmedMean": {}})),
+            with(json!({"trimmedMean": {"fraction": "0.1"}})),
+        ];
+        for (i, digest) in digests.iter().enumerate() {
+            assert!(!digests[..i].contains(digest), "rule {i}");
+        }
+        assert_eq!(with(json!({"mean": {}})), run_digest(&quickstart()));
+        assert_eq!(with(json!({"trimmedMean": {"fraction": "0.25"}})), with(json!({"trimmedMean": {}})));
     }
 
     #[test]

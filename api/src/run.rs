@@ -260,27 +260,56 @@ pub struct Merge {
 }
 
 /// The merge rule. Exactly one member.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.mean)", "merge.rule needs exactly one member: mean"))]
+#[x_kube(validation = (
+    "[has(self.mean), has(self.trimmedMean), has(self.median)].filter(x, x).size() == 1",
+    "merge.rule needs exactly one member: mean, trimmedMean or median"
+))]
 pub struct MergeRule {
-    /// The arithmetic mean.
+    /// The arithmetic mean: the best where scores decide who is admitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<Mean>,
+    /// The mean of each entry without its largest and smallest values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trimmed_mean: Option<TrimmedMean>,
+    /// The median of each entry: halves the damage of attackers that are paid; biased where pages differ in kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub median: Option<Median>,
 }
 
 impl Default for MergeRule {
     fn default() -> Self {
-        Self { mean: Some(Mean {}) }
+        Self { mean: Some(Mean {}), trimmed_mean: None, median: None }
     }
 }
 
 /// The arithmetic mean has no settings.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Encode)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Mean {}
+
+/// The median has no settings.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Median {}
+
+/// Settings of the trimmed mean.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "self.fraction.matches('^0(\\\\.[0-4][0-9]*)?$')",
+    "trimmedMean.fraction must be written like 0.25, at least 0 and below 0.5"
+))]
+pub struct TrimmedMean {
+    /// Share of the values that is left out at each end, rounded down to whole values.
+    #[serde(default = "quarter")]
+    pub fraction: Decimal,
+}
 
 fn zero() -> Decimal {
     literal("0")
+}
+fn quarter() -> Decimal {
+    literal("0.25")
 }
 fn tenth() -> Decimal {
     literal("0.1")

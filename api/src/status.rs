@@ -56,6 +56,9 @@ pub struct NodeStatus {
     /// What this validator thinks of each miner; empty for other roles.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scores: Vec<Scored>,
+    /// The latest comparison with each other validator's records.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cross_checks: Vec<CrossCheck>,
     /// Block of the first finalised weights of this validator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_weights_block: Option<u64>,
@@ -143,6 +146,22 @@ pub struct Scored {
     pub weight: f64,
     /// Its latest verdict.
     pub verdict: String,
+}
+
+/// What a validator found when it recomputed a record of another one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CrossCheck {
+    /// The other validator's hotkey, SS58.
+    pub validator: String,
+    /// The window of the record.
+    pub window: u64,
+    /// Difference of the raw scores of one miner; 0 on the same kind of machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub difference: Option<f64>,
+    /// Why the record cannot be recomputed: it is made up, copied, or of another agreement.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
 }
 
 /// Whether an outside service answers.

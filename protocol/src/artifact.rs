@@ -126,6 +126,16 @@ impl Artifact {
         self.hotkey == *hotkey && hotkey.verifies(&self.message(self.tensors.digest()), &self.signature)
     }
 
+    /// Whether `hotkey` signed it as a `kind` of this `window` of the run, over this base.
+    pub fn is_for(&self, agreement: &Agreement, hotkey: &Hotkey, window: u64, kind: Kind, base: [u8; 32]) -> bool {
+        self.protocol == VERSION
+            && self.agreement == *agreement
+            && self.window == window
+            && self.kind == kind as u8
+            && self.base == base
+            && self.is_signed_by(hotkey)
+    }
+
     /// What is signed.
     fn message(&self, tensors: [u8; 32]) -> Vec<u8> {
         let Self {

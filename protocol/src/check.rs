@@ -188,10 +188,7 @@ impl Rules<'_> {
         if artifact.base != self.base {
             return Err(Verdict::StaleBase);
         }
-        let kind_and_shape = artifact.kind == self.kind as u8
-            && artifact.tensors.len() == self.shape.len()
-            && artifact.tensors.iter().zip(self.shape).all(|(t, (name, shape))| t.name == *name && t.shape == *shape);
-        if !kind_and_shape {
+        if artifact.kind != self.kind as u8 || !artifact.tensors.has_shape(self.shape) {
             return Err(Verdict::WrongSchema);
         }
         if !artifact.tensors.all_finite() {

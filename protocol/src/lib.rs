@@ -3,9 +3,11 @@
 //! One module per rule; golden vectors in the tests pin each. All multi-byte integers are little-endian,
 //! tuples are hashed in SCALE encoding.
 
+pub mod admission;
 pub mod artifact;
 pub mod check;
 pub mod clock;
+pub mod draw;
 pub mod hotkey;
 pub mod init;
 pub mod manifest;
@@ -14,6 +16,7 @@ pub mod merge;
 pub mod object;
 pub mod page;
 pub mod permutation;
+pub mod record;
 pub mod score;
 pub mod seed;
 pub mod slice;

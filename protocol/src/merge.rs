@@ -9,18 +9,32 @@ const CLIP: f64 = 1.5;
 
 /// Merges `works`, given in uid order, by `rule`. `None` of nothing.
 ///
-/// Each is first clipped to [`CLIP`] times the lower median norm. Entries are added in uid order in f32.
+/// Each is first clipped to [`CLIP`] times the lower median norm. All arithmetic is f32 in stated order: the mean
+/// adds in uid order; trimmed mean and median sort the values of an entry by their total order first.
 pub fn merge(rule: &MergeRule, works: &[&Tensors]) -> Option<Tensors> {
     let norms: Vec<f64> = works.iter().map(|w| w.norm()).collect();
     let limit = CLIP * lower_median(&norms)?;
     let factors: Vec<f32> = norms.iter().map(|n| clip_factor(*n, limit)).collect();
-    let MergeRule { mean: _ } = rule;
-    Some(mean(works, &factors))
+    let MergeRule { mean: _, trimmed_mean, median } = rule;
+    Some(match (trimmed_mean, median) {
+        (Some(trimmed), _) => {
+            let cut = cut(trimmed.fraction.value(), works.len());
+            entrywise(works, &factors, |sorted| mean_of(&sorted[cut..sorted.len() - cut]))
+        }
+        (None, Some(_)) => entrywise(works, &factors, median_of),
+        (None, None) => mean(works, &factors),
+    })
 }
 
 /// 1 for a norm within the limit, else what brings it there.
 fn clip_factor(norm: f64, limit: f64) -> f32 {
     if norm > limit { (limit / norm) as f32 } else { 1.0 }
+}
+
+/// Values that are left out at each end; at least one value stays.
+fn cut(fraction: f64, works: usize) -> usize {
+    // There are at most 65536 works: the product is exact enough to round down the same way everywhere (IEEE 754).
+    ((fraction.clamp(0.0, 0.5) * works as f64) as usize).min((works - 1) / 2)
 }
 
 fn mean(works: &[&Tensors], factors: &[f32]) -> Tensors {
@@ -38,8 +52,39 @@ fn mean(works: &[&Tensors], factors: &[f32]) -> Tensors {
     sum.map(|t| t / count)
 }
 
+/// Reduces the sorted values of every entry.
+fn entrywise(works: &[&Tensors], factors: &[f32], reduce: impl Fn(&[f32]) -> f32) -> Tensors {
+    let mut merged = works[0].zeros_like();
+    let mut values = vec![0.0f32; works.len()];
+    for (number, out) in merged.data_mut().enumerate() {
+        let columns: Vec<&[f32]> = works.iter().map(|w| w.tensor(number).data.as_slice()).collect();
+        for (i, merged) in out.iter_mut().enumerate() {
+            for ((value, column), factor) in values.iter_mut().zip(&columns).zip(factors) {
+                *value = column[i] * factor;
+            }
+            values.sort_unstable_by(f32::total_cmp);
+            *merged = reduce(&values);
+        }
+    }
+    merged
+}
+
+/// Mean of values in ascending order, added one by one.
+fn mean_of(sorted: &[f32]) -> f32 {
+    sorted.iter().fold(0.0, |sum, x| sum + x) / sorted.len() as f32
+}
+
+/// The middle value; of an even number half of the sum of the two in the middle.
+fn median_of(sorted: &[f32]) -> f32 {
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) * 0.5 }
+}
+
 #[cfg(test)]
 mod tests {
+    use bistro_api::run::{Median, TrimmedMean};
+    use proptest::prelude::*;
+
     use super::*;
     use crate::tensors::Tensor;
 
@@ -47,9 +92,22 @@ mod tests {
         Tensors::new(vec![Tensor { name: "w".into(), shape: vec![data.len()], data: data.into() }]).expect("valid")
     }
 
-    fn merged(works: &[Tensors]) -> Option<Vec<f32>> {
+    fn by(rule: &MergeRule, works: &[Tensors]) -> Option<Vec<f32>> {
         let works: Vec<_> = works.iter().collect();
-        merge(&MergeRule::default(), &works).map(|m| m.get("w").expect("w").data.clone())
+        merge(rule, &works).map(|m| m.get("w").expect("w").data.clone())
+    }
+
+    fn merged(works: &[Tensors]) -> Option<Vec<f32>> {
+        by(&MergeRule::default(), works)
+    }
+
+    fn median() -> MergeRule {
+        MergeRule { mean: None, trimmed_mean: None, median: Some(Median {}) }
+    }
+
+    fn trimmed(fraction: &str) -> MergeRule {
+        let fraction = fraction.parse().expect("a decimal");
+        MergeRule { mean: None, trimmed_mean: Some(TrimmedMean { fraction }), median: None }
     }
 
     #[test]
@@ -64,23 +122,58 @@ mod tests {
         assert_eq!(shout, [1.0 / 3.0, (1.0 - 1.5) / 3.0]);
     }
 
+    /// Three who lie in one direction do not move the middle of five.
+    #[test]
+    fn median_and_trimmed_mean_leave_liars_out() {
+        let works: Vec<_> = [1.0, 1.1, 0.9, -1.0, -1.0].iter().map(|x| work(&[*x])).collect();
+        assert_eq!(by(&median(), &works), Some(vec![0.9]));
+        assert_eq!(by(&median(), &works[..4]), Some(vec![(0.9 + 1.0) * 0.5]));
+        let expected = (-1.0f32 + 0.9 + 1.0) / 3.0;
+        assert_eq!(by(&trimmed("0.25"), &works), Some(vec![expected]));
+        assert_eq!(by(&trimmed("0"), &works[..1]), Some(vec![1.0]));
+        assert_eq!(by(&trimmed("0.49"), &works[..2]), Some(vec![1.05]), "something always stays");
+    }
+
     #[test]
     fn only_zeros_stay_zero() {
-        assert_eq!(merged(&[work(&[0.0]), work(&[0.0])]), Some(vec![0.0]));
+        for rule in [MergeRule::default(), median(), trimmed("0.25")] {
+            assert_eq!(by(&rule, &[work(&[0.0]), work(&[0.0])]), Some(vec![0.0]));
+        }
     }
 
     /// Denormal numbers are kept: a node that flushed them to zero would hold other bits.
     #[test]
     fn denormals_are_kept() {
         let tiny = f32::from_bits(8);
-        assert_eq!(merged(&[work(&[tiny]), work(&[tiny])]), Some(vec![tiny]));
+        for rule in [MergeRule::default(), median(), trimmed("0.25")] {
+            assert_eq!(by(&rule, &[work(&[tiny]), work(&[tiny])]), Some(vec![tiny]));
+        }
+    }
+
+    fn pinned(rule: &MergeRule) -> String {
+        let works: Vec<_> = (1..8).map(|k| work(&[0.1 * k as f32, 1.0 / k as f32, -0.3])).collect();
+        let bits = by(rule, &works).expect("some");
+        bits.iter().map(|x| format!("{:08x}", x.to_bits())).collect::<Vec<_>>().join(" ")
     }
 
     /// Two nodes must agree on this for ever.
     #[test]
     fn the_bits_are_pinned() {
-        let works: Vec<_> = (1..8).map(|k| work(&[0.1 * k as f32, 1.0 / k as f32, -0.3])).collect();
-        let bits: Vec<_> = merged(&works).expect("some").iter().map(|x| format!("{:08x}", x.to_bits())).collect();
-        assert_eq!(bits.join(" "), "3ecbef29 3eb4fdb9 be9700ad");
+        assert_eq!(pinned(&MergeRule::default()), "3ecbef29 3eb4fdb9 be9700ad");
+        assert_eq!(pinned(&median()), "3ecccccd 3e800000 be99999a");
+        assert_eq!(pinned(&trimmed("0.25")), "");
+    }
+
+    proptest! {
+        /// Whatever is merged lies between the smallest and the largest value of its entry.
+        #[test]
+        fn merged_values_stay_between_the_works(columns in proptest::collection::vec(-1e3f32..1e3, 1..20)) {
+            let works: Vec<_> = columns.iter().map(|x| work(&[*x, 1e4])).collect();
+            let (low, high) = columns.iter().fold((f32::MAX, f32::MIN), |(l, h), x| (l.min(*x), h.max(*x)));
+            for rule in [MergeRule::default(), median(), trimmed("0.25")] {
+                let value = by(&rule, &works).expect("some")[0];
+                prop_assert!(value >= low - 0.1 && value <= high + 0.1, "{} not in {}..{}", value, low, high);
+            }
+        }
     }
 }

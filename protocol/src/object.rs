@@ -3,6 +3,8 @@
 //! A JSON object is one line that starts with what it belongs to, a newline, and the hex of the signature over
 //! `blake3("bistro/<kind>" || line)`: over the exact bytes, never over a re-serialisation.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
 use crate::{
@@ -80,7 +82,12 @@ impl Kind {
 impl Agreement {
     /// Key of an object, behind the bucket's prefix: `{netuid}/{run}/{hotkey}/{window:08}/{name}`.
     pub fn key(&self, hotkey: &Hotkey, window: u64, kind: Kind) -> String {
-        format!("{}/{}/{}/{window:08}/{}", self.netuid, self.run, hotkey.ss58(), kind.file_name())
+        format!("{}{window:08}/{}", self.folder(hotkey), kind.file_name())
+    }
+
+    /// What the keys of all objects of a hotkey start with.
+    pub fn folder(&self, hotkey: &Hotkey) -> String {
+        format!("{}/{}/{}/", self.netuid, self.run, hotkey.ss58())
     }
 }
 
@@ -163,6 +170,18 @@ pub fn open<T: DeserializeOwned>(
     Ok(Opened { body: envelope.body, digest: *blake3::hash(line).as_bytes() })
 }
 
+/// The run digest that an object says it belongs to; nothing of it is checked. For manifests of another run, whose
+/// settings the reader does not have.
+pub fn claimed_run_digest(bytes: &[u8]) -> Option<[u8; 32]> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Claim {
+        run_digest: Hex32,
+    }
+    let (line, _) = split(bytes)?;
+    serde_json::from_slice::<Claim>(line).ok().map(|claim| claim.run_digest.0)
+}
+
 fn split(bytes: &[u8]) -> Option<(&[u8], [u8; 64])> {
     let newline = bytes.iter().position(|b| *b == b'\n')?;
     let mut signature = [0; 64];
@@ -177,6 +196,12 @@ fn signed_digest(kind: Kind, line: &[u8]) -> [u8; 32] {
 /// 32 bytes that are hex in JSON.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hex32(pub [u8; 32]);
+
+impl fmt::Display for Hex32 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
 
 impl Serialize for Hex32 {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -310,6 +335,12 @@ pub(crate) mod tests {
         fn garbage_is_unreadable_and_never_panics(bytes: Vec<u8>) {
             prop_assert!(open_as(&agreement(), 1, 5, Kind::Commit, &bytes).is_err());
         }
+    }
+
+    #[test]
+    fn the_claimed_run_is_read_and_garbage_claims_none() {
+        assert_eq!(claimed_run_digest(&sealed()), Some(agreement().run_digest));
+        assert_eq!(claimed_run_digest(b"{}\n"), None);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct Standing {
     pub evaluated: bool,
     /// The last window in which it had a commit.
     pub last_commit: Option<u64>,
+    /// The window in which it was last drawn; before that, the one before its first commit.
+    pub waiting_since: u64,
 }
 
 /// What a validator found of one drawn miner.
@@ -70,6 +72,9 @@ impl Book {
         for (uid, hotkey, committed) in neurons {
             let standing = self.miners.entry(*uid).or_insert_with(|| Standing::new(*hotkey));
             if *committed {
+                if standing.last_commit.is_none() {
+                    standing.waiting_since = window.saturating_sub(1);
+                }
                 standing.last_commit = Some(window);
             } else if !standing.is_active(window, rates) {
                 standing.average = 0.0;
@@ -78,13 +83,16 @@ impl Book {
         }
     }
 
-    /// Uids that had a commit in the last windows: whoever can be drawn.
-    pub fn active(&self, window: u64, rates: Rates) -> Vec<u16> {
-        self.miners.iter().filter(|(_, s)| s.is_active(window, rates)).map(|(uid, _)| *uid).collect()
+    /// Whoever can be drawn, because it had a commit in the last windows: uids with the windows since they were last
+    /// drawn, at least 1.
+    pub fn ages(&self, window: u64, rates: Rates) -> Vec<(u16, u64)> {
+        let active = self.miners.iter().filter(|(_, s)| s.is_active(window, rates));
+        active.map(|(uid, s)| (*uid, window.saturating_sub(s.waiting_since).max(1))).collect()
     }
 
-    /// Takes the outcomes of all drawn miners of one window. Whoever was not drawn stays as it was.
-    pub fn record(&mut self, outcomes: &[(u16, Outcome)], rates: Rates) {
+    /// Takes the outcomes of all drawn miners of `window`. Whoever was not drawn stays as it was. Gives the scale:
+    /// the lower median of the last positive raws, these included; `None` while there was none.
+    pub fn record(&mut self, window: u64, outcomes: &[(u16, Outcome)], rates: Rates) -> Option<f64> {
         for (_, outcome) in outcomes {
             if let Outcome::Scored(raw) = outcome
                 && *raw > 0.0
@@ -97,34 +105,26 @@ impl Book {
         let scale = lower_median(&self.raws.iter().copied().collect::<Vec<_>>());
         for (uid, outcome) in outcomes {
             let Some(standing) = self.miners.get_mut(uid) else { continue };
-            standing.evaluated = true;
-            let normalised = match outcome {
-                Outcome::Scored(raw) => {
-                    (standing.raw, standing.verdict) = (Some(*raw), Verdict::Accepted);
-                    // No positive score was ever seen: nothing to compare with, nothing earned.
-                    scale.map_or(0.0, |s| (raw / s).clamp(0.0, LARGEST))
-                }
-                Outcome::Rejected(verdict) => {
-                    (standing.raw, standing.verdict) = (None, *verdict);
-                    0.0
-                }
+            (standing.evaluated, standing.waiting_since) = (true, window);
+            (standing.raw, standing.verdict) = match outcome {
+                Outcome::Scored(raw) => (Some(*raw), Verdict::Accepted),
+                Outcome::Rejected(verdict) => (None, *verdict),
             };
-            let fraud = matches!(outcome, Outcome::Rejected(v) if v.is_fraud());
-            let m = rates.moving_average;
-            standing.average =
-                if fraud || normalised.is_nan() { 0.0 } else { m * standing.average + (1.0 - m) * normalised };
+            standing.average = next_average(standing.average, *outcome, scale, rates.moving_average);
         }
+        scale
     }
 
-    /// The weights to set, `None` while an active miner was never evaluated (the first weights wait for everybody).
-    pub fn weights(&self, window: u64, rates: Rates, power: f64, first: bool) -> Option<Vec<(u16, u16)>> {
-        let waits = |s: &Standing| s.is_active(window, rates) && !s.evaluated;
-        if first && self.miners.values().any(waits) {
-            return None;
-        }
+    /// Whether weights may be set: the first ones wait until every active miner was evaluated.
+    pub fn is_complete(&self, window: u64, rates: Rates, first: bool) -> bool {
+        !first || self.miners.values().all(|s| s.evaluated || !s.is_active(window, rates))
+    }
+
+    /// The weights that follow from the averages; whoever was neither evaluated nor seen absent has none.
+    pub fn weights(&self, power: f64) -> Vec<(u16, u16)> {
         let averages: Vec<_> =
             self.miners.iter().filter(|(_, s)| s.evaluated).map(|(uid, s)| (*uid, s.average)).collect();
-        Some(weights::weights(&averages, power))
+        weights::weights(&averages, power)
     }
 
     /// Everybody, by uid.
@@ -133,9 +133,28 @@ impl Book {
     }
 }
 
+/// The average after one evaluation. Fraud takes everything at once; without a scale, that is before anybody scored
+/// above zero, there is nothing to compare with and nothing is earned.
+pub fn next_average(before: f64, outcome: Outcome, scale: Option<f64>, moving_average: f64) -> f64 {
+    let normalised = match outcome {
+        Outcome::Rejected(verdict) if verdict.is_fraud() => return 0.0,
+        Outcome::Rejected(_) => 0.0,
+        Outcome::Scored(raw) => scale.map_or(0.0, |scale| (raw / scale).clamp(0.0, LARGEST)),
+    };
+    if normalised.is_nan() { 0.0 } else { moving_average * before + (1.0 - moving_average) * normalised }
+}
+
 impl Standing {
     fn new(hotkey: Hotkey) -> Self {
-        Self { hotkey, average: 0.0, raw: None, verdict: Verdict::NoCommit, evaluated: false, last_commit: None }
+        Self {
+            hotkey,
+            average: 0.0,
+            raw: None,
+            verdict: Verdict::NoCommit,
+            evaluated: false,
+            last_commit: None,
+            waiting_since: 0,
+        }
     }
 
     fn is_active(&self, window: u64, rates: Rates) -> bool {
@@ -157,8 +176,12 @@ mod tests {
     fn book(outcomes: &[(u16, Outcome)]) -> Book {
         let mut book = Book::default();
         book.observe(0, &neurons(&[true, true, true]), RATES);
-        book.record(outcomes, RATES);
+        book.record(0, outcomes, RATES);
         book
+    }
+
+    fn active(book: &Book, window: u64) -> Vec<u16> {
+        book.ages(window, RATES).into_iter().map(|(uid, _)| uid).collect()
     }
 
     fn average(book: &Book, uid: u16) -> f64 {
@@ -177,7 +200,7 @@ mod tests {
     fn negative_and_absent_earn_nothing_and_fraud_loses_everything() {
         let mut book = book(&[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(1.0)), (2, Outcome::Scored(-1.0))]);
         assert_eq!(average(&book, 2), 0.0);
-        book.record(&[(0, Outcome::Rejected(Verdict::Late)), (1, Outcome::Rejected(Verdict::Forged))], RATES);
+        book.record(0, &[(0, Outcome::Rejected(Verdict::Late)), (1, Outcome::Rejected(Verdict::Forged))], RATES);
         assert!((average(&book, 0) - 0.09).abs() < 1e-12 && average(&book, 1) == 0.0);
     }
 
@@ -185,24 +208,24 @@ mod tests {
     fn a_window_without_any_positive_score_earns_nothing() {
         let book = book(&[(0, Outcome::Scored(-1.0)), (1, Outcome::Scored(0.0)), (2, Outcome::Scored(f64::NAN))]);
         assert!(book.standings().all(|(_, s)| s.average == 0.0));
-        assert_eq!(book.weights(0, RATES, 3.0, true), Some(vec![]));
+        assert!(book.weights(3.0).is_empty());
     }
 
     #[test]
     fn the_first_weights_wait_until_everybody_was_drawn() {
         let book = book(&[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(1.0))]);
-        assert_eq!(book.weights(0, RATES, 3.0, true), None);
-        assert_eq!(book.weights(0, RATES, 3.0, false), Some(vec![(0, 65535), (1, 65535)]));
+        assert!(!book.is_complete(0, RATES, true) && book.is_complete(0, RATES, false));
+        assert_eq!(book.weights(3.0), [(0, 65535), (1, 65535)]);
     }
 
     #[test]
     fn the_absent_are_dropped_and_new_owners_start_anew() {
         let mut book = book(&[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(1.0)), (2, Outcome::Scored(1.0))]);
         book.observe(9, &neurons(&[true, false, false]), RATES);
-        assert_eq!(book.active(9, RATES), [0, 1, 2]);
+        assert_eq!(active(&book, 9), [0, 1, 2]);
         book.observe(10, &neurons(&[true, false, false]), RATES);
-        assert_eq!(book.active(10, RATES), [0]);
-        assert_eq!(book.weights(10, RATES, 3.0, false), Some(vec![(0, 65535)]));
+        assert_eq!(active(&book, 10), [0]);
+        assert_eq!(book.weights(3.0), [(0, 65535)]);
         let mut taken = neurons(&[true]);
         taken[0].1 = Hotkey::from(&keypair(9));
         book.observe(11, &taken, RATES);
@@ -211,14 +234,27 @@ mod tests {
     }
 
     #[test]
+    fn whoever_is_not_drawn_grows_older_and_keeps_its_average() {
+        let mut book = book(&[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(1.0)), (2, Outcome::Scored(1.0))]);
+        let before = average(&book, 2);
+        for window in 1..5 {
+            book.observe(window, &neurons(&[true, true, true, window > 2]), RATES);
+            book.record(window, &[(0, Outcome::Scored(1.0))], RATES);
+        }
+        assert_eq!(average(&book, 2), before);
+        book.observe(5, &neurons(&[true, true, true, true]), RATES);
+        assert_eq!(book.ages(5, RATES), [(0, 1), (1, 5), (2, 5), (3, 3)]);
+    }
+
+    #[test]
     fn the_scale_forgets_after_64_scores() {
         let mut book = Book::default();
         book.observe(0, &neurons(&[true]), RATES);
         for _ in 0..64 {
-            book.record(&[(0, Outcome::Scored(1000.0))], RATES);
+            book.record(0, &[(0, Outcome::Scored(1000.0))], RATES);
         }
         for _ in 0..64 {
-            book.record(&[(0, Outcome::Scored(1.0))], RATES);
+            book.record(0, &[(0, Outcome::Scored(1.0))], RATES);
         }
         assert_eq!(book.raws.len(), 64);
         assert!(book.raws.iter().all(|r| *r == 1.0));

@@ -32,6 +32,21 @@ pub fn draw(end: &[u8; 32], validator: &[u8; 32]) -> Seed {
     seed("draw", &(end, validator))
 }
 
+/// Seed that orders a newcomer among the others of its window.
+pub fn newcomer(reveal: &[u8; 32], hotkey: &[u8; 32]) -> Seed {
+    seed("newcomer", &(reveal, hotkey))
+}
+
+/// Seed of the one accepted miner whose work a validator recomputes.
+pub fn audit(end: &[u8; 32], validator: &[u8; 32]) -> Seed {
+    seed("audit", &(end, validator))
+}
+
+/// Seed of the record of another validator that a validator recomputes.
+pub fn cross_check(end: &[u8; 32], validator: &[u8; 32]) -> Seed {
+    seed("cross-check", &(end, validator))
+}
+
 /// Seed of one tensor's initial values.
 pub fn init(seed_number: u64, tensor: &str) -> Seed {
     seed("init", &(seed_number, tensor))

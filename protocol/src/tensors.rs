@@ -79,9 +79,20 @@ impl Tensors {
             && self.0.iter().zip(&other.0).all(|(a, b)| a.name == b.name && a.shape == b.shape)
     }
 
+    /// Whether these are exactly the names and shapes.
+    pub fn has_shape(&self, shape: &[(String, Vec<usize>)]) -> bool {
+        self.0.len() == shape.len()
+            && self.0.iter().zip(shape).all(|(t, (name, dims))| t.name == *name && t.shape == *dims)
+    }
+
     /// The tensor with this name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.binary_search_by(|t| t.name.as_bytes().cmp(name.as_bytes())).ok().map(|i| &self.0[i])
+    }
+
+    /// The tensor at this place in name order.
+    pub fn tensor(&self, number: usize) -> &Tensor {
+        &self.0[number]
     }
 
     /// In name order.

@@ -11,7 +11,12 @@ use bistro_protocol::{
 };
 use futures::{StreamExt, stream};
 
-use crate::{facts::Facts, failure::Failure, node::Node};
+use crate::{
+    bucket::{self, Object},
+    facts::Facts,
+    failure::Failure,
+    node::Node,
+};
 
 /// Requests in flight.
 const CONCURRENCY: usize = 16;
@@ -51,21 +56,10 @@ pub struct Collected {
 /// Collects the work of `facts.window`, whose uploads are closed. `base` is the base before it.
 pub async fn collect(node: &Node, facts: &Facts, base: &Tensors, base_digest: [u8; 32]) -> Result<Collected, Failure> {
     let window = facts.window;
-    let uploads_close = node.clock.uploads_close(window);
-    let uploads_close_ms = node.timestamp_ms(uploads_close).await?;
-    // An upload of the last tolerated second must be visible before anybody looks.
-    node.sleep_until_ms(node.clock.upload_opens_ms(uploads_close_ms)).await?;
     let shape = node.work_shape(base);
-    let rules = Rules {
-        agreement: &node.agreement,
-        clock: &node.clock,
-        window,
-        kind: Kind::Delta,
-        base: base_digest,
-        shape: &shape,
-        commits_close_ms: node.timestamp_ms(node.clock.commits_close(window)).await?,
-        uploads_close_ms,
-    };
+    let rules = rules(node, window, base_digest, &shape).await?;
+    // An upload of the last tolerated second must be visible before anybody looks.
+    node.bucket_shows_ms(node.clock.upload_opens_ms(rules.uploads_close_ms)).await?;
     let works = stream::iter(facts.neurons.iter().copied()).map(|(uid, hotkey)| work_of(node, &rules, uid, hotkey));
     let works: Vec<Result<Work, Failure>> = works.buffered(CONCURRENCY).collect().await;
     let mut works = works.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -78,19 +72,34 @@ pub async fn collect(node: &Node, facts: &Facts, base: &Tensors, base_digest: [u
     Ok(Collected { works, median_norm })
 }
 
+/// The facts that the work of `window` is checked against, once its uploads are closed; `shape` is that of the work.
+pub async fn rules<'a>(
+    node: &'a Node,
+    window: u64,
+    base: [u8; 32],
+    shape: &'a [(String, Vec<usize>)],
+) -> Result<Rules<'a>, Failure> {
+    Ok(Rules {
+        agreement: &node.agreement,
+        clock: &node.clock,
+        window,
+        kind: Kind::Delta,
+        base,
+        shape,
+        commits_close_ms: node.timestamp_ms(node.clock.commits_close(window)).await?,
+        uploads_close_ms: node.timestamp_ms(node.clock.uploads_close(window)).await?,
+    })
+}
+
 /// One hotkey's work. An error of the bucket is an error of ours, never a verdict on the miner.
-async fn work_of(node: &Node, rules: &Rules<'_>, uid: u16, hotkey: Hotkey) -> Result<Work, Failure> {
+pub async fn work_of(node: &Node, rules: &Rules<'_>, uid: u16, hotkey: Hotkey) -> Result<Work, Failure> {
     let reject = |verdict, commit| Ok(Work { uid, hotkey, outcome: Err(verdict), commit });
-    let found = bounded(node, &node.key(&hotkey, rules.window, Kind::Commit), MAX_COMMIT).await?;
-    let commit = match found {
-        // Larger than any commit: whatever it is, it is late or unreadable, in this order.
-        Found::TooLarge(stored) => {
-            rules.commit(&hotkey, true, Some((&[0; MAX_COMMIT as usize + 1], stored.last_modified)))
-        }
-        Found::Object(bytes, last_modified) => rules.commit(&hotkey, true, Some((&bytes, last_modified))),
-        Found::Nothing => rules.commit(&hotkey, true, None),
-    };
-    let commit = match commit {
+    let key = node.key(&hotkey, rules.window, Kind::Commit);
+    let check = |found: Option<(&[u8], i64)>| rules.commit(&hotkey, true, found);
+    // Larger than any commit: whatever it is, it is late or unreadable, in this order.
+    let too_large = |stored: Stored| check(Some((&[0; MAX_COMMIT as usize + 1], stored.last_modified)));
+    let commit = bounded(node, &key, MAX_COMMIT, |found| check(Some((&found.bytes, found.last_modified))), too_large);
+    let commit = match commit.await?.unwrap_or_else(|| check(None)) {
         Ok(commit) => commit,
         Err(verdict) => return reject(verdict, None),
     };
@@ -99,31 +108,26 @@ async fn work_of(node: &Node, rules: &Rules<'_>, uid: u16, hotkey: Hotkey) -> Re
     if let Err(verdict) = rules.stored(&commit, stored) {
         return reject(verdict, Some(commit));
     }
-    let outcome = match bounded(node, &key, commit.size).await? {
-        Found::Object(bytes, _) => rules.artifact(&hotkey, &commit, &bytes),
-        // It changed since the question before: not what was committed.
-        Found::TooLarge(_) => Err(Verdict::NotCommitted),
-        Found::Nothing => Err(Verdict::NoArtifact),
-    };
-    Ok(Work { uid, hotkey, outcome, commit: Some(commit) })
+    let check = |found: &Object| rules.artifact(&hotkey, &commit, &found.bytes);
+    // Larger than it was a moment ago: not what was committed.
+    let outcome = bounded(node, &key, commit.size, check, |_| Err(Verdict::NotCommitted)).await?;
+    Ok(Work { uid, hotkey, outcome: outcome.unwrap_or(Err(Verdict::NoArtifact)), commit: Some(commit) })
 }
 
-enum Found {
-    Nothing,
-    TooLarge(Stored),
-    Object(bytes::Bytes, i64),
-}
-
-async fn bounded(node: &Node, key: &str, most: u64) -> Result<Found, Failure> {
-    match node.bucket.get(key, most).await {
-        Ok(Some(object)) => Ok(Found::Object(object.bytes, object.last_modified)),
-        Ok(None) => Ok(Found::Nothing),
-        Err(crate::bucket::Error::TooLarge { .. }) => {
+/// Reads and checks an object of at most `most` bytes; `None` where there is none.
+async fn bounded<T>(
+    node: &Node,
+    key: &str,
+    most: u64,
+    check: impl Fn(&Object) -> Result<T, Verdict>,
+    too_large: impl Fn(Stored) -> Result<T, Verdict>,
+) -> Result<Option<Result<T, Verdict>>, Failure> {
+    match node.read(key, most, check).await {
+        Err(bucket::Error::TooLarge { .. }) => {
             let head = node.bucket.head(key).await?;
-            Ok(head
-                .map_or(Found::Nothing, |h| Found::TooLarge(Stored { size: h.size, last_modified: h.last_modified })))
+            Ok(head.map(|h| too_large(Stored { size: h.size, last_modified: h.last_modified })))
         }
-        Err(error) => Err(error.into()),
+        other => Ok(other?),
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use bistro_api::{Settings, digest::run_digest};
+use bistro_api::{
+    Settings,
+    digest::run_digest,
+    run::{From, MergeRule},
+};
 use bistro_protocol::clock::Clock;
 
 use crate::{failure::Failure, files};
@@ -77,11 +81,19 @@ fn check(settings: &Settings) -> Result<(), String> {
             "run.mechanism.cosine.residualDecay: only \"0\" works: progress that is not published is dropped".into()
         );
     }
-    if run.merge.rule.mean.is_none() {
-        return Err("run.merge.rule: name exactly one rule: mean".into());
+    let MergeRule { mean, trimmed_mean, median } = &run.merge.rule;
+    if [mean.is_some(), trimmed_mean.is_some(), median.is_some()].iter().filter(|named| **named).count() != 1 {
+        return Err("run.merge.rule: name exactly one rule: mean, trimmedMean or median".into());
     }
-    if run.from.seed.is_none() {
-        return Err("run.from: name a seed: a run cannot start from another base yet".into());
+    if trimmed_mean.as_ref().is_some_and(|t| !(0.0..0.5).contains(&t.fraction.value())) {
+        return Err("run.merge.rule.trimmedMean.fraction: must be at least 0 and below 0.5".into());
+    }
+    let From { seed, run: earlier, checkpoint } = &run.from;
+    if [seed.is_some(), earlier.is_some(), checkpoint.is_some()].iter().filter(|named| **named).count() != 1 {
+        return Err("run.from: name exactly one of seed, run, checkpoint".into());
+    }
+    if earlier.is_some_and(|earlier| earlier >= run.id) {
+        return Err(format!("run.from.run: an earlier run has an id below {}", run.id));
     }
     if chain.endpoints.is_empty() {
         return Err("chain.endpoints: name at least one, for example ws://subtensor:9944".into());

@@ -1,8 +1,10 @@
 //! What the chain says about a window, read once at the hash of its first block and kept on disk: ordinary
 //! nodes of the chain forget state after 256 blocks.
 
+use std::collections::BTreeMap;
+
 use bistro_protocol::{hotkey::Hotkey, object::Hex32};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{chain, failure::Failure, node::Node};
 
@@ -17,10 +19,40 @@ pub struct Facts {
     pub neurons: Vec<(u16, Hotkey)>,
 }
 
+/// Who is paid, and who came when: what admission depends on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Economy {
+    /// Hash of the window's first block.
+    start: Hex32,
+    /// Blocks from one epoch of the chain to the next.
+    pub tempo: u64,
+    /// Incentive by uid, of 65535.
+    incentive: Vec<u16>,
+    /// Block of registration by uid.
+    registered: BTreeMap<u16, u64>,
+}
+
 impl Facts {
     /// The uid of `hotkey` in this window.
     pub fn uid_of(&self, hotkey: &Hotkey) -> Option<u16> {
         self.neurons.iter().find(|(_, h)| h == hotkey).map(|(uid, _)| *uid)
+    }
+
+    /// The hotkey of `uid` in this window.
+    pub fn hotkey_of(&self, uid: u16) -> Option<Hotkey> {
+        self.neurons.binary_search_by_key(&uid, |(u, _)| *u).ok().map(|i| self.neurons[i].1)
+    }
+}
+
+impl Economy {
+    /// Incentive of a uid, of 65535.
+    pub fn incentive(&self, uid: u16) -> u16 {
+        self.incentive.get(usize::from(uid)).copied().unwrap_or(0)
+    }
+
+    /// The block in which a uid was registered; 0 where the chain does not say.
+    pub fn registered(&self, uid: u16) -> u64 {
+        self.registered.get(&uid).copied().unwrap_or(0)
     }
 }
 
@@ -28,19 +60,52 @@ impl Node {
     /// The facts of `window`, from disk or from the chain; waits until its first block is final.
     /// `None`: the chain forgot that state before it was read.
     pub async fn facts(&self, window: u64) -> Result<Option<Facts>, Failure> {
-        let name = format!("facts-{window:08}.json");
-        if let Some(facts) = self.state.read_json::<Facts>(&name)?.filter(|f| f.window == window) {
+        if let Some(facts) = self.noted::<Facts>("facts", window)?.filter(|f| f.window == window) {
             return Ok(Some(facts));
         }
         let start = self.block_hash(self.clock.start(window)).await?;
-        let neurons = match self.chain.neurons(self.settings.netuid, start).await {
-            Err(chain::Error::StatePruned { .. }) => return Ok(None),
-            other => other?,
+        let Some(neurons) = unless_forgotten(self.chain.neurons(self.settings.netuid, start).await)? else {
+            return Ok(None);
         };
         let mut neurons: Vec<_> = neurons.into_iter().map(|n| (n.uid, Hotkey(n.hotkey))).collect();
         neurons.sort_unstable_by_key(|(uid, _)| *uid);
         let facts = Facts { window, start: Hex32(start), neurons };
-        self.state.write_json(&name, &facts)?;
+        self.state.write_json(&file("facts", window), &facts)?;
         Ok(Some(facts))
+    }
+
+    /// Who is paid and who came when, as of the first block of `window`, like [`Node::facts`].
+    pub async fn economy(&self, window: u64) -> Result<Option<Economy>, Failure> {
+        let start = self.block_hash(self.clock.start(window)).await?;
+        if let Some(economy) = self.noted::<Economy>("economy", window)?.filter(|e| e.start.0 == start) {
+            return Ok(Some(economy));
+        }
+        let (chain, netuid) = (&self.chain, self.settings.netuid);
+        let read = async {
+            Ok(Economy {
+                start: Hex32(start),
+                tempo: chain.tempo(netuid, start).await?.into(),
+                incentive: chain.incentive(netuid, start).await?,
+                registered: chain.blocks_at_registration(netuid, start).await?.into_iter().collect(),
+            })
+        };
+        let Some(economy) = unless_forgotten(read.await)? else { return Ok(None) };
+        self.state.write_json(&file("economy", window), &economy)?;
+        Ok(Some(economy))
+    }
+
+    fn noted<T: DeserializeOwned>(&self, kind: &str, window: u64) -> Result<Option<T>, Failure> {
+        self.state.read_json(&file(kind, window))
+    }
+}
+
+fn file(kind: &str, window: u64) -> String {
+    format!("{kind}-{window:08}.json")
+}
+
+fn unless_forgotten<T>(read: Result<T, chain::Error>) -> Result<Option<T>, Failure> {
+    match read {
+        Err(chain::Error::StatePruned { .. }) => Ok(None),
+        other => Ok(Some(other?)),
     }
 }

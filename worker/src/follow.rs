@@ -1,23 +1,33 @@
 //! Following: from manifest to manifest, from base to base. Every role does it, the averager too.
 
+use std::time::{Duration, Instant};
+
 use bistro_api::status::{Phase, WindowRecord};
 use bistro_protocol::{
     artifact,
-    check::{Commit, Verdict},
+    check::Commit,
     hotkey::Hotkey,
     manifest::{Manifest, ManifestError},
     mechanism::cosine,
-    object::{self, Hex32, Kind},
+    object::{Hex32, Kind, Opened},
     slice::Slice,
     tensors::Tensors,
 };
 
-use crate::{facts::Facts, failure::Failure, node::Node, state::SavedBase};
+use crate::{
+    bucket::Object,
+    facts::Facts,
+    failure::Failure,
+    node::Node,
+    origin,
+    snapshot::{self, Snapshot},
+    state::SavedBase,
+};
 
 /// How often a manifest that is not there yet is asked for.
-const POLL: std::time::Duration = std::time::Duration::from_millis(250);
-/// After so long the wait is worth a line.
-const SPEAK_AFTER: std::time::Duration = std::time::Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(250);
+/// After so long the wait is worth a line, and a look for a snapshot.
+const SPEAK_AFTER: Duration = Duration::from_secs(10);
 
 /// A node's place in the history of the run.
 pub struct Follower {
@@ -40,17 +50,19 @@ pub struct Followed {
 }
 
 impl Follower {
-    /// Goes on from the state on disk, or starts with the first base of the run.
+    /// Goes on from the state on disk, or starts with the first base of the run; from the newest snapshot where one
+    /// lies between there and the present and the way is longer than from one snapshot to the next.
     pub async fn start(node: &Node) -> Result<Self, Failure> {
-        let saved = match node.state.newest_base()? {
+        let saved = node.state.newest_base()?;
+        let window = saved.as_ref().map_or(node.settings.run.start_window, |saved| saved.window);
+        let far = behind(node, window) > u64::from(node.settings.run.schedule.snapshot_windows);
+        if far && let Some(follower) = Self::at_snapshot(node, window).await? {
+            return Ok(follower);
+        }
+        let SavedBase { window, previous, base } = match saved {
             Some(saved) => saved,
-            None => {
-                let seed = node.settings.run.from.seed.expect("checked when the settings were read");
-                let base = node.compute(move |engine| engine.initial(seed)).await?;
-                SavedBase { window: node.settings.run.start_window, previous: [0; 32], base }
-            }
+            None => SavedBase { window, previous: [0; 32], base: origin::first_base(node).await? },
         };
-        let SavedBase { window, previous, base } = saved;
         let follower = Self { digest: base.digest(), base, window, previous };
         node.state.save_base(&follower.saved())?;
         follower.show(node, None);
@@ -61,10 +73,24 @@ impl Follower {
         SavedBase { window: self.window, previous: self.previous, base: self.base.clone() }
     }
 
+    /// A place to go on from after window `after`: the newest snapshot, if there is one.
+    async fn at_snapshot(node: &Node, after: u64) -> Result<Option<Self>, Failure> {
+        node.telemetry.phase(Phase::Following);
+        let Some(found) = snapshot::newest(node, after).await? else { return Ok(None) };
+        let Snapshot { window, previous, base, digest } = found;
+        tracing::info!(from = after, to = window, "goes on from a snapshot");
+        let follower = Self { base, digest, window, previous };
+        node.state.save_base(&follower.saved())?;
+        // Moments belong to a path through parameters that this node did not walk.
+        node.state.forget_before(&["optimizer"], window + 1)?;
+        follower.show(node, None);
+        Ok(Some(follower))
+    }
+
     /// The start of a window for a node that does not train: shows the base's loss unless it is an old one, and reads
     /// the facts at once, since the chain forgets the state of a window's first block.
     pub async fn begin(&self, node: &Node) -> Result<Option<Facts>, Failure> {
-        if node.clock.window_of(node.head().number) <= self.window {
+        if behind(node, self.window) == 0 {
             self.measure(node).await?;
         }
         node.telemetry.phase(Phase::Waiting);
@@ -73,9 +99,7 @@ impl Follower {
 
     /// Waits for the manifest of this window and follows it: checks, moves the base, compares digests, saves.
     pub async fn follow(&mut self, node: &Node) -> Result<Followed, Failure> {
-        let (averager, bytes) = self.manifest_of_this_window(node).await?;
-        let opened = object::open::<Manifest>(&node.agreement, &averager, self.window, Kind::Manifest, &bytes);
-        let opened = opened.map_err(|verdict| self.unusable(&averager, verdict))?;
+        let (averager, opened) = self.manifest_of_this_window(node).await?;
         opened.body.check(self.window, self.previous, self.digest)?;
         if let Some(blocks) = opened.body.blocks {
             let reveal = node.block_hash(node.clock.reveal(self.window)).await?;
@@ -142,58 +166,58 @@ impl Follower {
         });
     }
 
-    async fn manifest_of_this_window(&self, node: &Node) -> Result<(Hotkey, Vec<u8>), Failure> {
+    /// Waits for it. While it is missing everybody waits, and says so; only who slept so long that it was deleted
+    /// meanwhile goes on from a snapshot.
+    async fn manifest_of_this_window(&mut self, node: &Node) -> Result<(Hotkey, Opened<Manifest>), Failure> {
         // Nothing can be there before the uploads of the window are closed.
         node.reached(node.clock.uploads_close(self.window)).await?;
-        let asked = std::time::Instant::now();
+        let mut asked = Instant::now();
         loop {
             let averager = averager_of(node, self.window).await?;
             if let Some(averager) = averager
-                && let Some(found) = node.manifest_bytes(&averager, self.window).await?
+                && let Some(found) = node.manifest(&averager, self.window).await?
             {
                 node.telemetry.message("");
-                return Ok((averager, found.bytes.to_vec()));
+                return Ok((averager, found));
             }
             if asked.elapsed() > SPEAK_AFTER {
+                asked = Instant::now();
                 let by = averager.map_or("the subnet's averager, which has no hotkey yet".to_owned(), |a| a.ss58());
                 node.telemetry.message(format!("waits for the manifest of window {} by {by}", self.window));
                 node.telemetry.phase(Phase::Waiting);
+                if let Some(follower) = Self::at_snapshot(node, self.window).await? {
+                    *self = follower;
+                }
             }
             node.pause(POLL).await?;
         }
     }
 
-    fn unusable(&self, averager: &Hotkey, verdict: Verdict) -> Failure {
-        let window = self.window;
-        Failure::Permanent(match verdict {
-            Verdict::RunMismatch => format!(
-                "run-mismatch: the manifest of window {window} follows another agreement than this node: apply the same Subnet everywhere"
-            ),
-            other => format!("the manifest of window {window} by {averager} is {other}: nobody can follow it"),
-        })
-    }
-
     async fn aggregate(&self, node: &Node, averager: &Hotkey, digest: Hex32) -> Result<Tensors, Failure> {
         let shape = node.work_shape(&self.base);
         let key = node.key(averager, self.window, Kind::Aggregate);
-        let found = node.bucket.get(&key, artifact::max_bytes(&shape)).await?;
+        let check = |found: &Object| {
+            if Commit::of(&found.bytes).digest != digest {
+                return Err("its aggregate has another digest");
+            }
+            let aggregate = artifact::decode(&found.bytes).map_err(|_| "its aggregate is unreadable")?;
+            let ours = aggregate.is_for(&node.agreement, averager, self.window, Kind::Aggregate, self.digest);
+            if ours && aggregate.tensors.has_shape(&shape) && aggregate.tensors.all_finite() {
+                Ok(aggregate.tensors)
+            } else {
+                Err("its aggregate is not this window's")
+            }
+        };
+        let found = node.read(&key, artifact::max_bytes(&shape), check).await?;
         // The manifest is stored after the aggregate: a bucket that has one but not yet the other catches up.
-        let bytes = found.ok_or_else(|| Failure::Transient(format!("{key} is not in the bucket yet")))?.bytes;
-        let fault = |what: &'static str| Failure::from(ManifestError::Contradiction { window: self.window, what });
-        if Commit::of(&bytes).digest != digest {
-            return Err(fault("its aggregate has another digest"));
-        }
-        let aggregate = artifact::decode(&bytes).map_err(|_| fault("its aggregate is unreadable"))?;
-        let fits = aggregate.is_signed_by(averager)
-            && aggregate.agreement == node.agreement
-            && aggregate.window == self.window
-            && aggregate.base == self.digest
-            && aggregate.kind == Kind::Aggregate as u8
-            && aggregate.tensors.len() == shape.len()
-            && aggregate.tensors.iter().zip(&shape).all(|(t, (name, shape))| t.name == *name && t.shape == *shape)
-            && aggregate.tensors.all_finite();
-        if fits { Ok(aggregate.tensors) } else { Err(fault("its aggregate is not this window's")) }
+        let found = found.ok_or_else(|| Failure::Transient(format!("{key} is not in the bucket yet")))?;
+        found.map_err(|what| ManifestError::Contradiction { window: self.window, what }.into())
     }
+}
+
+/// Windows between the present and `window`.
+fn behind(node: &Node, window: u64) -> u64 {
+    node.clock.window_of(node.head().number).saturating_sub(window)
 }
 
 /// Whose manifest counts for `window`: the term that holds, else the subnet owner's hotkey as of now.

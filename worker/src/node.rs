@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bistro_api::{Settings, run::Cosine};
 use bistro_protocol::{
+    check::Verdict,
     clock::Clock,
     hotkey::Hotkey,
-    manifest::MAX_MANIFEST,
-    object::{Agreement, Kind},
+    manifest::{MAX_MANIFEST, Manifest},
+    object::{self, Agreement, Kind, Opened},
     page::Pages,
     slice::{self, Slice, SliceOf},
     tensors::Tensors,
@@ -17,7 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bucket::{Bucket, Object, Put},
+    bucket::{self, Bucket, Object, Put},
     chain::{self, Chain, Head},
     data::Dataset,
     engine::Engine,
@@ -50,6 +51,8 @@ pub struct Node {
     pub dataset: Dataset,
     /// How the text falls into pages.
     pub pages: Pages,
+    /// Names and shapes of the base.
+    pub shape: Vec<(String, Vec<usize>)>,
     /// What it shows.
     pub telemetry: Telemetry,
     /// What it keeps.
@@ -60,6 +63,21 @@ pub struct Node {
     pub engine: Arc<Mutex<Engine>>,
     /// Finalised blocks.
     pub heads: watch::Receiver<Head>,
+    /// The window in which this process got ready: an earlier one may have worked in it with the same hotkey.
+    pub born: u64,
+}
+
+/// Reads of one object until they are given up as a fault of the bucket.
+const READS: usize = 4;
+
+/// What became of an object that a node published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// It is in the bucket.
+    Ours,
+    /// Another object is in its place, signed with this hotkey by another process, or by this one before it lost
+    /// its state.
+    Taken,
 }
 
 impl Node {
@@ -107,11 +125,16 @@ impl Node {
         }
     }
 
-    /// Sleeps until the local clock shows `unix_ms`; at once if it has passed.
-    pub async fn sleep_until_ms(&self, unix_ms: u64) -> Result<(), Failure> {
-        let now =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64);
-        self.pause(std::time::Duration::from_millis(unix_ms.saturating_sub(now))).await
+    /// Waits until the bucket's clock shows `unix_ms`, whatever this machine's clock says.
+    pub async fn bucket_shows_ms(&self, unix_ms: u64) -> Result<(), Failure> {
+        if self.bucket.now_ms().is_none() {
+            // Any answer carries the time; whether there is such an object does not matter.
+            self.bucket.head(&self.key(&self.hotkey, 0, Kind::Commit)).await?;
+        }
+        while let Some(left) = self.bucket.now_ms().and_then(|now| unix_ms.checked_sub(now)).filter(|left| *left > 0) {
+            self.pause(std::time::Duration::from_millis(left)).await?;
+        }
+        Ok(())
     }
 
     /// Sleeps, unless the process is asked to stop.
@@ -164,26 +187,71 @@ impl Node {
         self.agreement.key(hotkey, window, kind)
     }
 
-    /// Reads a manifest's bytes.
-    pub async fn manifest_bytes(&self, averager: &Hotkey, window: u64) -> Result<Option<Object>, Failure> {
-        Ok(self.bucket.get(&self.key(averager, window, Kind::Manifest), MAX_MANIFEST).await?)
+    /// The manifest of `window`, if it is there; its signature and its place in the run are checked.
+    pub async fn manifest(&self, averager: &Hotkey, window: u64) -> Result<Option<Opened<Manifest>>, Failure> {
+        let key = self.key(averager, window, Kind::Manifest);
+        let open = |found: &Object| object::open(&self.agreement, averager, window, Kind::Manifest, &found.bytes);
+        self.read(&key, MAX_MANIFEST, open).await?.transpose().map_err(|verdict| {
+            Failure::Permanent(match verdict {
+                Verdict::RunMismatch => format!(
+                    "run-mismatch: the manifest of window {window} follows another agreement than this node: apply the same Subnet everywhere"
+                ),
+                other => format!("the manifest of window {window} by {averager} is {other}: nobody can follow it"),
+            })
+        })
+    }
+
+    /// Reads an object and checks it; `None` where there is none. What fails its check is read again, and only the same
+    /// bytes twice are believed: one wrong bit on the way would be a verdict on its author, or end this node.
+    pub async fn read<T, E>(
+        &self,
+        key: &str,
+        most: u64,
+        check: impl Fn(&Object) -> Result<T, E>,
+    ) -> Result<Option<Result<T, E>>, bucket::Error> {
+        let mut before = None;
+        for _ in 0..READS {
+            let Some(found) = self.bucket.get(key, most).await? else { return Ok(None) };
+            match check(&found) {
+                Ok(value) => return Ok(Some(Ok(value))),
+                Err(fault) if before.as_ref() == Some(&found.bytes) => return Ok(Some(Err(fault))),
+                Err(_) => before = Some(found.bytes),
+            }
+        }
+        Err(bucket::Error::Unsteady { key: key.to_owned() })
     }
 
     /// Publishes an object that nobody may have published before. If one is there with the same bytes, it is our
-    /// own from before a restart; with others, somebody else signs with this hotkey.
-    pub async fn publish(&self, window: u64, kind: Kind, bytes: Vec<u8>) -> Result<(), Failure> {
+    /// own from before a restart.
+    pub async fn publish(&self, window: u64, kind: Kind, bytes: Vec<u8>) -> Result<Published, Failure> {
         let key = self.key(&self.hotkey, window, kind);
         let bytes = Bytes::from(bytes);
         if self.bucket.put_new(&key, bytes.clone()).await? == Put::Stored {
-            return Ok(());
+            return Ok(Published::Ours);
         }
-        let found = self.bucket.get(&key, bytes.len() as u64).await;
-        if found.is_ok_and(|o| o.is_some_and(|o| o.bytes == bytes)) {
-            return Ok(());
+        match self.bucket.get(&key, bytes.len() as u64).await {
+            Ok(Some(found)) if found.bytes == bytes => Ok(Published::Ours),
+            Ok(Some(_)) | Err(bucket::Error::TooLarge { .. }) => Ok(Published::Taken),
+            // A bucket that refuses a key because it is there and does not show it yet.
+            Ok(None) => Err(Failure::Transient(format!("{key} is taken but cannot be read yet"))),
+            Err(error) => Err(error.into()),
         }
-        Err(Failure::Permanent(format!(
-            "key-taken: {key} holds other bytes: a second process signs with hotkey {}; stop one of them",
+    }
+
+    /// What a taken key means. In the window in which this process began, an earlier one that lost its state has
+    /// most likely written it: that window is left alone, with the line that is given back. Later on a second process
+    /// signs with this hotkey, and going on would spoil the work of both.
+    pub fn taken(&self, window: u64, kind: Kind) -> Result<String, Failure> {
+        let key = self.key(&self.hotkey, window, kind);
+        if window > self.born {
+            return Err(Failure::Permanent(format!(
+                "key-taken: {key} holds other bytes: a second process signs with hotkey {}; stop one of them",
+                self.hotkey
+            )));
+        }
+        Ok(format!(
+            "key-taken: {key} was written before this process started: leaves window {window} alone and works from the next one on; if this comes back, a second process signs with hotkey {}",
             self.hotkey
-        )))
+        ))
     }
 }

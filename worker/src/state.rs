@@ -3,7 +3,10 @@
 //! One folder per run. Every file is written atomically and carries what it needs to be checked; a file that
 //! does not pass its check counts as absent, and the node makes it again from manifests or by training.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use bistro_protocol::{
     hotkey::Hotkey,
@@ -61,7 +64,11 @@ impl State {
     pub fn open(root: &Path, agreement: &Agreement, hotkey: Hotkey) -> Result<Self, Failure> {
         let state = Self { folder: root.join(format!("run-{}", agreement.run)) };
         std::fs::create_dir_all(&state.folder).map_err(|e| {
-            Failure::Permanent(format!("failed to make {}: {e}: make BISTRO_STATE writable", state.folder.display()))
+            let line = format!("failed to make {}: {e}: make BISTRO_STATE writable", state.folder.display());
+            match e.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Failure::Transient(line),
+                _ => Failure::Permanent(line),
+            }
         })?;
         files::forget_unfinished(&state.folder)?;
         let owner = Owner {
@@ -108,11 +115,15 @@ impl State {
         Ok(saved)
     }
 
+    /// The newest sound base that this node saved in another run of the subnet.
+    pub fn newest_base_of_run(&self, run: u32) -> Result<Option<SavedBase>, Failure> {
+        let folder = self.folder.with_file_name(format!("run-{run}"));
+        if folder.is_dir() { Self { folder }.newest_base() } else { Ok(None) }
+    }
+
     /// The newest sound base.
     pub fn newest_base(&self) -> Result<Option<SavedBase>, Failure> {
-        let mut windows: Vec<u64> = self.files("base")?.into_iter().map(|(_, window)| window).collect();
-        windows.sort_unstable();
-        for window in windows.into_iter().rev() {
+        for window in self.windows_of("base")?.into_iter().rev() {
             if let Some(saved) = self.base(window)? {
                 return Ok(Some(saved));
             }
@@ -139,6 +150,18 @@ impl State {
     /// The window of the newest file of this kind, up to `window`.
     pub fn newest_window(&self, kind: &str, window: u64) -> Result<Option<u64>, Failure> {
         Ok(self.files(kind)?.into_iter().map(|(_, w)| w).filter(|w| *w <= window).max())
+    }
+
+    /// Windows that there is a file of this kind for, in order.
+    pub fn windows_of(&self, kind: &str) -> Result<Vec<u64>, Failure> {
+        let mut windows: Vec<u64> = self.files(kind)?.into_iter().map(|(_, window)| window).collect();
+        windows.sort_unstable();
+        Ok(windows)
+    }
+
+    /// Deletes a file of one window; one that cannot be deleted is dealt with again at the next start.
+    pub fn forget_of(&self, kind: &str, window: u64) {
+        let _ = std::fs::remove_file(self.path(&format!("{kind}-{window:08}")));
     }
 
     /// Deletes the files of all windows before `window`; what cannot be deleted stays until next time.
@@ -203,13 +226,18 @@ fn to_safetensors(tensors: &Tensors, metadata: std::collections::HashMap<String,
 fn parse_base(bytes: &[u8]) -> Option<SavedBase> {
     let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
     let note: BaseNote = serde_json::from_str(metadata.metadata().as_ref()?.get("note")?).ok()?;
+    let base = from_safetensors(bytes)?;
+    (base.digest() == note.digest.0).then_some(SavedBase { window: note.window, previous: note.previous.0, base })
+}
+
+/// The tensors of a plain safetensors file; `None` where it is damaged or holds anything but F32.
+pub fn from_safetensors(bytes: &[u8]) -> Option<Tensors> {
     let file = SafeTensors::deserialize(bytes).ok()?;
     let tensors = file.iter().map(|(name, view)| {
         let data = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data }
+        (view.dtype() == Dtype::F32).then(|| Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data })
     });
-    let base = Tensors::new(tensors.collect()).ok()?;
-    (base.digest() == note.digest.0).then_some(SavedBase { window: note.window, previous: note.previous.0, base })
+    Tensors::new(tensors.collect::<Option<_>>()?).ok()
 }
 
 #[cfg(test)]

@@ -200,6 +200,7 @@ impl Fleet {
     /// window, and never one that would be a lie about an honest miner.
     pub fn audit(&self) -> Ledger {
         let mut ledger = Ledger::default();
+        let mut registered = BTreeSet::new();
         for (window, manifest) in (self.subnet.settings.run.start_window..).zip(&self.manifests) {
             let said = self.digests.get(&window);
             let base = hex::encode(manifest.base_before.0);
@@ -216,6 +217,11 @@ impl Fleet {
                     matches!(verdict, Verdict::Accepted | Verdict::NoCommit | Verdict::NoArtifact | Verdict::Late);
                 assert!(honest, "{verdict} for {} in window {window}", entry.hotkey);
                 *ledger.by_hotkey.entry(entry.hotkey.ss58()).or_default().entry(verdict).or_default() += 1;
+            }
+            // Nobody leaves this subnet; only a window that the averager knows nothing of has no entries.
+            if manifest.blocks.is_some() {
+                assert!(hotkeys.is_superset(&registered), "window {window} leaves somebody out: {hotkeys:?}");
+                registered = hotkeys;
             }
         }
         ledger

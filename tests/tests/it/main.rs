@@ -1,9 +1,14 @@
 //! Tests across crates: real nodes over a real chain client and a real S3 protocol.
 
+mod attacks;
+mod averagers;
 mod churn;
 mod convergence;
 mod fleet;
+mod history;
+mod joiner;
 mod quickstart;
+mod records;
 mod resilience;
 mod services;
 mod subnet;

@@ -18,13 +18,14 @@ use bistro_protocol::{
 use bistro_tests::process::{ask, free_port};
 use bistro_worker::{
     bucket::{Bucket, Credentials},
-    chain::{Chain, DevWallet},
+    chain::{Chain, DevWallet, Identity, bootstrap},
     data::{self, BucketFolder, FolderDocuments},
     environment::Environment,
     failure::Failure,
     roles,
     telemetry::Telemetry,
 };
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -43,23 +44,74 @@ pub struct Subnet {
 impl Subnet {
     /// A chain with four blocks a second and a dataset made of this workspace's own sources.
     pub async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    /// The same with other settings.
+    pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_on(tempfile::tempdir().expect("a temporary folder"), change).await
+    }
+
+    /// The same, where the chain has blocks already: their hashes are what a long history needs, not the hours.
+    pub async fn start_late(blocks: u64, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        let block_time = Duration::from_millis(10);
+        let options = Options { data: folder.path().join("devnet"), block_time, ..Options::default() };
+        let devnet = Devnet::start(options).await.expect("a devnet starts");
+        let settings = json!({ "endpoints": [devnet.rpc_url()] });
+        let settings = serde_json::from_value(settings).expect("sound settings");
+        let chain = Chain::connect(&settings, Telemetry::new(Role::Miner)).await.expect("the chain answers");
+        chain.wait_for(blocks).await;
+        devnet.shutdown().await;
+        Self::start_on(folder, change).await
+    }
+
+    async fn start_on(folder: tempfile::TempDir, change: impl FnOnce(&mut Settings)) -> Self {
         let options = Options { data: folder.path().join("devnet"), ..Options::default() };
         let devnet = Devnet::start(options).await.expect("a devnet starts");
         let digest = prepare_dataset(&devnet).await;
-        let settings = small_run(&devnet, &digest);
+        let mut settings = small_run(&devnet, &digest);
+        change(&mut settings);
         let chain = Chain::connect(&settings.chain, Telemetry::new(Role::Miner)).await.expect("the chain answers");
         Self { devnet, chain, settings, folder }
     }
 
     /// Starts a node, or starts it again with the state that it left.
     pub fn node(&self, role: Role, name: &str) -> Node {
+        Node::start(role, self.environment(name))
+    }
+
+    /// What a node without keys of its own takes; its settings are written.
+    pub fn environment(&self, name: &str) -> Environment {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(folder.join("state")).expect("a folder");
         let settings = Settings { name: name.to_owned(), ..self.settings.clone() };
         let text = serde_json::to_string(&settings).expect("plain data");
         std::fs::write(folder.join("settings.yaml"), text).expect("JSON is YAML");
-        Node::start(role, &folder)
+        Environment {
+            settings: folder.join("settings.yaml"),
+            secrets: PathBuf::from("no secrets: development keys"),
+            state: folder.join("state"),
+            http: free_port().to_string(),
+            threads: 1,
+            ordinal: 0,
+        }
+    }
+
+    /// A hotkey on the chain that no node runs for.
+    pub async fn register(&self, role: Role, name: &str) -> DevWallet {
+        let wallet = self.wallet(role, name);
+        let identity = Identity::Development(wallet.clone());
+        bootstrap(&self.chain, &identity, role, self.settings.netuid, 0).await.expect("the devnet registers it");
+        wallet
+    }
+
+    /// A signed object of a hotkey; waits until it is there.
+    pub async fn object<T: DeserializeOwned>(&self, wallet: &DevWallet, window: u64, kind: Kind) -> T {
+        let (bucket, hotkey) = (self.bucket(wallet).await, Hotkey(wallet.hotkey.public()));
+        let key = self.agreement().key(&hotkey, window, kind);
+        let found = wait(async || bucket.get(&key, MAX_MANIFEST).await.expect("the bucket answers")).await;
+        object::open(&self.agreement(), &hotkey, window, kind, &found.bytes).expect("a sound object").body
     }
 
     pub fn agreement(&self) -> Agreement {
@@ -91,11 +143,7 @@ impl Subnet {
 
     /// The manifest of a window by the averager called `averager`; waits until it is there.
     pub async fn manifest(&self, window: u64) -> Manifest {
-        let wallet = self.wallet(Role::Averager, "averager");
-        let (bucket, hotkey) = (self.bucket(&wallet).await, Hotkey(wallet.hotkey.public()));
-        let key = self.agreement().key(&hotkey, window, Kind::Manifest);
-        let found = wait(async || bucket.get(&key, MAX_MANIFEST).await.expect("the bucket answers")).await;
-        object::open(&self.agreement(), &hotkey, window, Kind::Manifest, &found.bytes).expect("a sound manifest").body
+        self.object(&self.wallet(Role::Averager, "averager"), window, Kind::Manifest).await
     }
 
     /// What the manifest says of a hotkey.
@@ -159,17 +207,9 @@ pub struct Node {
 }
 
 impl Node {
-    fn start(role: Role, folder: &Path) -> Self {
-        let http = free_port();
+    fn start(role: Role, environment: Environment) -> Self {
+        let http = environment.http.parse().expect("an address");
         let stop = CancellationToken::new();
-        let environment = Environment {
-            settings: folder.join("settings.yaml"),
-            secrets: PathBuf::from("no secrets: development keys"),
-            state: folder.join("state"),
-            http: http.to_string(),
-            threads: 1,
-            ordinal: 0,
-        };
         Self { task: tokio::spawn(roles::run(role, environment, stop.clone())), stop, http }
     }
 
@@ -192,6 +232,15 @@ impl Node {
         self.stop.cancel();
         let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("it stops in time");
         ended.expect("no panic").expect("no failure");
+    }
+
+    /// Waits until it has failed for good and gives its line.
+    pub async fn failed(self) -> String {
+        let ended = tokio::time::timeout(PATIENCE, self.task).await.expect("it ends in time").expect("no panic");
+        match ended {
+            Err(Failure::Permanent(line)) => line,
+            other => panic!("it must fail for good: {other:?}"),
+        }
     }
 
     /// Ends it without a word, as a kill does.

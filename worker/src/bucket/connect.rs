@@ -15,12 +15,16 @@ use aws_smithy_http_client::{
 };
 use bistro_api::settings;
 
-use super::{Credentials, Error, transfer::SILENCE};
+use super::{Credentials, Error, clock::BucketClock, transfer::SILENCE};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
 
-pub(super) async fn client(settings: &settings::Bucket, credentials: Credentials) -> Result<Client, Error> {
+pub(super) async fn client(
+    settings: &settings::Bucket,
+    credentials: Credentials,
+    clock: BucketClock,
+) -> Result<Client, Error> {
     let http = http_client(settings.ca_bundle.as_deref())?;
     let region = Region::new(settings.region.clone());
     let credentials = match credentials {
@@ -41,6 +45,7 @@ pub(super) async fn client(settings: &settings::Bucket, credentials: Credentials
         // A bucket's name as a part of the host name needs DNS that S3 services of one's own rarely have.
         .force_path_style(settings.endpoint.is_some())
         .http_client(http)
+        .interceptor(clock)
         // Services other than AWS rarely know the newer checksums; every object that matters has a digest of its own.
         .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired)

@@ -73,6 +73,8 @@ pub enum Error {
     OddAnswer { op: Op, bucket: String, key: String, reason: String },
     #[error("{key} has {size} bytes, allowed are {most}")]
     TooLarge { key: String, size: u64, most: u64 },
+    #[error("{key} reads differently every time; check the bucket and the way to it")]
+    Unsteady { key: String },
     #[error("failed to read the certificates in spec.bucket.caBundle: {reason}; give PEM")]
     CaBundle { reason: String },
     #[error("{path} is not there yet; add the key to the Secret that bucket.credentialsSecretRef names")]
@@ -95,6 +97,7 @@ impl Error {
             | Self::Busy { .. }
             | Self::ClockSkew { .. }
             | Self::OddAnswer { .. }
+            | Self::Unsteady { .. }
             | Self::SecretMissing { .. }
             | Self::NoCredentials { .. } => true,
             Self::Refused { .. }

@@ -5,6 +5,7 @@
 //! checked against the reader's bound before the body is read, and again while it is read: nobody's object decides how
 //! much memory a node takes.
 
+mod clock;
 mod connect;
 mod credentials;
 mod error;
@@ -25,6 +26,7 @@ use bytes::Bytes;
 pub use credentials::Credentials;
 pub use error::{Error, Op};
 
+use self::clock::BucketClock;
 use crate::{
     retry::{Fault, Retry, Stopped},
     telemetry::Telemetry,
@@ -76,6 +78,7 @@ struct Inner {
     client: Client,
     name: String,
     prefix: String,
+    clock: BucketClock,
     telemetry: Telemetry,
     /// The bucket took a read from this node.
     read: AtomicBool,
@@ -100,10 +103,17 @@ impl Bucket {
         credentials: Credentials,
         telemetry: Telemetry,
     ) -> Result<Self, Error> {
-        let client = connect::client(settings, credentials).await?;
+        let clock = BucketClock::default();
+        let client = connect::client(settings, credentials, clock.clone()).await?;
         let settings::Bucket { name, prefix, .. } = settings.clone();
         let (read, written) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Self { inner: Arc::new(Inner { client, name, prefix, telemetry, read, written }) })
+        Ok(Self { inner: Arc::new(Inner { client, name, prefix, clock, telemetry, read, written }) })
+    }
+
+    /// A lower bound of what the bucket's own clock shows now, Unix time in milliseconds; `None` before its first
+    /// answer. LastModified is set by that clock, so deadlines and openings are waited for by it.
+    pub fn now_ms(&self) -> Option<u64> {
+        self.inner.clock.now_ms()
     }
 
     /// The object, or `None` where there is none. Larger than `most` bytes: [`Error::TooLarge`], and nothing of it was

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bistro_api::status::Phase;
 use bistro_protocol::{
+    admission::{Candidate, admit},
     artifact,
     check::{Commit, Verdict},
     manifest::{Blocks, Entry, Manifest},
@@ -16,15 +17,16 @@ use bistro_protocol::{
 
 use super::Loop;
 use crate::{
-    collect::{Collected, collect},
-    facts::Facts,
+    collect::{Collected, Work, collect},
+    facts::{Economy, Facts},
     failure::Failure,
     follow::{Follower, averager_of},
-    node::Node,
+    node::{Node, Published},
+    snapshot,
 };
 
 /// Kinds of files that are kept for the current window only.
-const KEPT: [&str; 4] = ["base", "manifest", "aggregate", "facts"];
+const KEPT: [&str; 5] = ["base", "manifest", "aggregate", "facts", "economy"];
 /// A run whose start lies further back than this and has no manifest is too late to begin.
 const LATEST_START: u64 = 100;
 
@@ -46,29 +48,47 @@ impl Loop for Averager {
     async fn window(&mut self) -> Result<(), Failure> {
         let node = &*self.node;
         let window = self.follower.window;
-        let facts = self.follower.begin(node).await?;
+        self.store_snapshot().await?;
+        let known = self.known(window).await?;
+        self.follower.begin(node).await?;
         node.reached(node.clock.uploads_close(window)).await?;
         if averager_of(node, window).await? != Some(node.hotkey) {
             node.telemetry.message(format!("is not the averager of window {window}: follows until its term begins"));
             self.follower.follow(node).await?;
-        } else if node.manifest_bytes(&node.hotkey, window).await?.is_some() {
+        } else if node.manifest(&node.hotkey, window).await?.is_some() {
             node.telemetry.phase(Phase::Following);
             self.follower.follow(node).await?;
         } else {
-            self.issue(facts).await?;
+            self.issue(known).await?;
         }
         self.node.state.forget_before(&KEPT, window)
     }
 }
 
 impl Averager {
+    /// What the chain says at the start of the window; `None` where it has forgotten. Read at once, before it does.
+    async fn known(&self, window: u64) -> Result<Option<(Facts, Economy)>, Failure> {
+        let Some(facts) = self.node.facts(window).await? else { return Ok(None) };
+        Ok(self.node.economy(window).await?.map(|economy| (facts, economy)))
+    }
+
+    /// Stores the base before this window if one is due and this hotkey issued the manifest that ended with it.
+    async fn store_snapshot(&self) -> Result<(), Failure> {
+        let (node, window) = (&*self.node, self.follower.window);
+        if snapshot::is_due(node, window) && averager_of(node, window - 1).await? == Some(node.hotkey) {
+            snapshot::publish(node, window, &self.follower.base, self.follower.digest).await?;
+            snapshot::sweep(node, window).await;
+        }
+        Ok(())
+    }
+
     /// Issues the manifest of the window and follows it.
-    async fn issue(&mut self, facts: Option<Facts>) -> Result<(), Failure> {
+    async fn issue(&mut self, known: Option<(Facts, Economy)>) -> Result<(), Failure> {
         let node = &*self.node;
         let window = self.follower.window;
         node.telemetry.phase(Phase::Merging);
         if node.state.read_of("manifest", window)?.is_none() {
-            self.prepare(facts).await?;
+            self.prepare(known).await?;
         }
         let node = &*self.node;
         let bytes = node.state.read_of("manifest", window)?;
@@ -79,9 +99,9 @@ impl Averager {
             })?;
         // The aggregate first: whoever sees the manifest finds it.
         if let Some(aggregate) = node.state.read_of("aggregate", window)?.filter(|_| opened.body.aggregate.is_some()) {
-            node.publish(window, Kind::Aggregate, aggregate).await?;
+            self.publish(Kind::Aggregate, aggregate).await?;
         }
-        node.publish(window, Kind::Manifest, bytes).await?;
+        self.publish(Kind::Manifest, bytes).await?;
         let admitted = opened.body.admitted.len();
         self.follower.follow(node).await?;
         self.node.telemetry.status.update(|s| s.windows += 1);
@@ -89,15 +109,28 @@ impl Averager {
         Ok(())
     }
 
+    /// Publishes for this window; there is one manifest, so whatever took its place is a second averager's.
+    async fn publish(&self, kind: Kind, bytes: Vec<u8>) -> Result<(), Failure> {
+        let (node, window) = (&*self.node, self.follower.window);
+        match node.publish(window, kind, bytes).await? {
+            Published::Ours => Ok(()),
+            Published::Taken => Err(Failure::Permanent(format!(
+                "key-taken: {} holds other bytes: a second averager signs with hotkey {}; stop one of them and delete the state of the other",
+                node.key(&node.hotkey, window, kind),
+                node.hotkey
+            ))),
+        }
+    }
+
     /// Collects and merges, and puts aggregate and manifest on disk, in this order.
-    async fn prepare(&self, facts: Option<Facts>) -> Result<(), Failure> {
+    async fn prepare(&self, known: Option<(Facts, Economy)>) -> Result<(), Failure> {
         let node = &*self.node;
         let window = self.follower.window;
-        let manifest = match facts {
-            Some(facts) => {
+        let manifest = match known {
+            Some((facts, economy)) => {
                 let collected = collect(node, &facts, &self.follower.base, self.follower.digest).await?;
                 count(node, &collected);
-                self.merged(&facts, collected).await?
+                self.merged(&facts, &economy, collected).await?
             }
             None => {
                 tracing::warn!(window, "the chain forgot the state of this window: its manifest is empty");
@@ -108,8 +141,8 @@ impl Averager {
         node.state.write_of("manifest", window, &bytes)
     }
 
-    /// Merges what was accepted and writes the aggregate.
-    async fn merged(&self, facts: &Facts, collected: Collected) -> Result<Manifest, Failure> {
+    /// Merges what is admitted and writes the aggregate.
+    async fn merged(&self, facts: &Facts, economy: &Economy, collected: Collected) -> Result<Manifest, Failure> {
         let node = &*self.node;
         let window = facts.window;
         let reveal = node.block_hash(node.clock.reveal(window)).await?;
@@ -125,8 +158,10 @@ impl Averager {
             median_norm: collected.median_norm.map(Bits64),
             ..Manifest::empty(self.follower.previous, self.follower.digest)
         };
+        let uids = admit(&candidates(economy, &collected), node.clock.start(window), economy.tempo, &reveal);
+        let chosen = collected.works.iter().filter(|w| uids.binary_search(&w.uid).is_ok());
         let admitted: BTreeMap<u16, &Tensors> =
-            collected.works.iter().filter_map(|w| Some((w.uid, w.outcome.as_ref().ok()?))).collect();
+            chosen.filter_map(|w| Some((w.uid, w.outcome.as_ref().ok()?))).collect();
         let works: Vec<&Tensors> = admitted.values().copied().collect();
         if let Some(merged) = merge(&node.settings.run.merge.rule, &works) {
             manifest.admitted = admitted.into_keys().collect();
@@ -150,7 +185,7 @@ impl Averager {
     async fn refuse_a_late_start(&self) -> Result<(), Failure> {
         let node = &*self.node;
         let (start, now) = (node.settings.run.start_window, node.clock.window_of(node.head().number));
-        let first = self.follower.window == start && node.manifest_bytes(&node.hotkey, start).await?.is_none();
+        let first = self.follower.window == start && node.manifest(&node.hotkey, start).await?.is_none();
         if first && now > start + LATEST_START {
             return Err(Failure::Permanent(format!(
                 "run.startWindow {start} lies {} windows back and no manifest exists: set it to {} under a higher run id",
@@ -160,6 +195,17 @@ impl Averager {
         }
         Ok(())
     }
+}
+
+fn candidates(economy: &Economy, collected: &Collected) -> Vec<Candidate> {
+    let candidate = |work: &Work| Candidate {
+        uid: work.uid,
+        hotkey: work.hotkey,
+        incentive: economy.incentive(work.uid),
+        registered: economy.registered(work.uid),
+        accepted: work.outcome.is_ok(),
+    };
+    collected.works.iter().map(candidate).collect()
 }
 
 fn count(node: &Node, collected: &Collected) {

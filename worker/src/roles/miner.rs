@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bistro_api::{run::InnerOptimizer, status::Phase};
 use bistro_protocol::{
     artifact,
-    check::Commit,
+    check::{Commit, Verdict},
     object::{self, Kind},
     seed,
     tensors::Tensors,
@@ -17,7 +17,8 @@ use crate::{
     facts::Facts,
     failure::Failure,
     follow::{Followed, Follower},
-    node::Node,
+    node::{Node, Published},
+    snapshot,
 };
 
 /// Kinds of files that are kept for the current window only.
@@ -43,7 +44,8 @@ impl Loop for Miner {
         {
             self.publish(window, artifact).await?;
         }
-        let followed = self.follow().await?;
+        let followed = self.follower.follow(&self.node).await?;
+        snapshot::sweep(&self.node, window).await;
         self.node.state.forget_before(&KEPT, window)?;
         // Moments outlive windows without training: only the newest count.
         if let Some(newest) = self.node.state.newest_window("optimizer", window + 1)? {
@@ -134,9 +136,10 @@ impl Miner {
             reached = node.reached(reveal) => {
                 cancel.cancel();
                 // The engine stops at its next step; waiting for it keeps one training at a time.
-                let outcome = training_run.await?;
+                training_run.await?;
                 reached?;
-                outcome
+                // Steps that end after the reveal could have been taken for the slice alone: they count as not taken.
+                None
             }
         };
         let Some((trained, moments)) = outcome else { return Ok(None) };
@@ -176,27 +179,48 @@ impl Miner {
                 commit
             }
         };
-        node.publish(window, Kind::Commit, commit).await?;
+        if !self.put(window, Kind::Commit, commit).await? {
+            return Ok(());
+        }
         node.telemetry.phase(Phase::Waiting);
         let closes_ms = node.timestamp_ms(closes).await?;
-        node.sleep_until_ms(node.clock.upload_opens_ms(closes_ms)).await?;
+        node.bucket_shows_ms(node.clock.upload_opens_ms(closes_ms)).await?;
         node.telemetry.phase(Phase::Uploading);
-        node.publish(window, Kind::Delta, artifact).await?;
+        if !self.put(window, Kind::Delta, artifact).await? {
+            return Ok(());
+        }
         node.telemetry.phase(Phase::Waiting);
         node.telemetry.status.update(|s| s.windows += 1);
         tracing::info!(window, "published");
         Ok(())
     }
 
-    async fn follow(&mut self) -> Result<Followed, Failure> {
-        self.follower.follow(&self.node).await
+    /// Whether the object is in the bucket now; if not, this window is left alone.
+    async fn put(&self, window: u64, kind: Kind, bytes: Vec<u8>) -> Result<bool, Failure> {
+        let published = self.node.publish(window, kind, bytes).await?;
+        if published == Published::Taken {
+            self.node.telemetry.message(self.node.taken(window, kind)?);
+            self.node.telemetry.phase(Phase::Waiting);
+        }
+        Ok(published == Published::Ours)
     }
 
-    /// What the averager thought of this miner's work.
+    /// What the averager thought of this miner's work, and what to do about it.
     fn note_verdict(&self, followed: &Followed) {
-        let entry = followed.manifest.neurons.iter().find(|e| e.hotkey == self.node.hotkey);
-        if let Some(entry) = entry {
-            super::count_verdict(&self.node, entry.verdict);
-        }
+        let (node, window) = (&*self.node, followed.window);
+        let Some(entry) = followed.manifest.neurons.iter().find(|e| e.hotkey == node.hotkey) else { return };
+        super::count_verdict(node, entry.verdict);
+        let remedy = match entry.verdict {
+            Verdict::Accepted | Verdict::NoCommit => return,
+            Verdict::Late => {
+                "the bucket took it after the deadline: use a faster link or longer phases, and compare the clocks of bucket and chain"
+            }
+            Verdict::NoArtifact => "the upload did not end in time: use a faster link or a longer upload phase",
+            Verdict::Norm => "its norm is more than ten times the median: lower no rate alone, train as the run says",
+            _ => {
+                "this should not happen: is the bucket shared with another writer, or the version of the worker another?"
+            }
+        };
+        node.telemetry.message(format!("the work of window {window} did not count ({}): {remedy}", entry.verdict));
     }
 }

@@ -3,7 +3,7 @@
 
 mod averager;
 mod miner;
-mod prepare;
+pub mod prepare;
 mod show;
 mod validator;
 
@@ -25,8 +25,9 @@ use crate::{
 
 /// A window whose loop shows no sign of life for so long is stuck: longer than any window that people run.
 const STUCK_AFTER: Duration = Duration::from_secs(6 * 3600);
-/// First and longest pause between two tries of a step.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
+/// First and longest pause between two tries of a step: short, so that little of a window is lost when a service comes
+/// back after minutes.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// Runs one role until it is asked to stop (`Ok`) or cannot go on.
 pub async fn run(role: Role, environment: Environment, stop: CancellationToken) -> Result<(), Failure> {

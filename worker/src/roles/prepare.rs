@@ -50,17 +50,19 @@ pub async fn node(
         run: settings.run.id,
         run_digest: digest_of(&settings),
     };
-    let state = State::open(&environment.state, &agreement, Hotkey(wallet.public()))?;
+    let state = waits.state(&environment, &agreement, Hotkey(wallet.public())).await?;
     let dataset = waits.dataset(&settings, &environment, &bucket).await?;
     let pages = Pages::new(&settings.run.dataset, dataset.tokens()).map_err(Failure::permanent)?;
     let (run, threads) = (&settings.run, environment.threads);
     let engine = Engine::new(&run.model, dataset.vocabulary(), run.dataset.sequence_length, threads);
     let engine = engine.map_err(|e| Failure::permanent(e).context("run.model"))?;
+    let shape = engine.specs().into_iter().map(|spec| (spec.name, spec.shape)).collect();
     telemetry.message("");
     tracing::info!(hotkey = %wallet.ss58(), run = %hex::encode(&agreement.run_digest[..6]), "ready");
     Ok(Node {
         hotkey: Hotkey(wallet.public()),
         heads: chain.heads(),
+        born: clock.window_of(chain.head().number),
         engine: Arc::new(Mutex::new(engine)),
         settings,
         environment,
@@ -71,6 +73,7 @@ pub async fn node(
         bucket,
         dataset,
         pages,
+        shape,
         telemetry,
         state,
         stop,
@@ -122,6 +125,16 @@ impl Waits {
                 Ok(None) => return Ok(Credentials::Aws),
                 Err(error @ crate::bucket::Error::SecretMissing { .. }) => self.pause(&error.to_string()).await?,
                 Err(error) => return Err(Failure::permanent(error)),
+            }
+        }
+    }
+
+    /// A full disk can be emptied.
+    async fn state(&self, environment: &Environment, agreement: &Agreement, hotkey: Hotkey) -> Result<State, Failure> {
+        loop {
+            match State::open(&environment.state, agreement, hotkey) {
+                Err(Failure::Transient(line)) => self.pause(&line).await?,
+                other => return other,
             }
         }
     }

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub score_average: GaugeVec,
     /// Share of this validator's weights of each miner.
     pub weight: GaugeVec,
+    /// Difference of the latest recomputed score from the record of each other validator.
+    pub record_difference: GaugeVec,
+    /// Records of each other validator that cannot be recomputed.
+    pub record_faults: IntCounterVec,
     /// Share of the chain's incentive of this node.
     pub incentive: Gauge,
     /// Windows between the clock and the base.
@@ -122,6 +126,22 @@ impl Metrics {
                 "bistro_weight",
                 "Share of this validator's weights that each miner gets, 0 to 1.",
             )),
+            record_difference: known(GaugeVec::new(
+                Opts::new(
+                    "bistro_record_difference",
+                    "Difference between a raw score in the latest record of another validator and the one that this \
+                     validator computes: 0 on the same kind of machine.",
+                ),
+                &["hotkey"],
+            )),
+            record_faults: known(IntCounterVec::new(
+                Opts::new(
+                    "bistro_record_faults_total",
+                    "Records of another validator that do not follow from themselves or from the chain: made up, copied \
+                     or of another agreement.",
+                ),
+                &["hotkey"],
+            )),
             incentive: known(Gauge::new(
                 "bistro_incentive",
                 "Incentive that the chain pays to this node, as a share of the largest, 0 to 1.",
@@ -166,6 +186,14 @@ impl Metrics {
         }
     }
 
+    /// Counts a comparison with another validator's record: the difference, or `None` where it cannot be recomputed.
+    pub fn cross_checked(&self, hotkey: &str, difference: Option<f64>) {
+        match difference {
+            Some(difference) => self.record_difference.with_label_values(&[hotkey]).set(difference),
+            None => self.record_faults.with_label_values(&[hotkey]).inc(),
+        }
+    }
+
     /// The text of `/metrics`, with what the status knows and no loop needs to count twice.
     pub fn render(&self, status: &NodeStatus) -> String {
         if let Some(block) = status.block {
@@ -201,6 +229,8 @@ impl Metrics {
             score,
             score_average,
             weight,
+            record_difference,
+            record_faults,
             incentive,
             windows_behind,
             bucket_requests,
@@ -218,6 +248,8 @@ impl Metrics {
         self.add(score);
         self.add(score_average);
         self.add(weight);
+        self.add(record_difference);
+        self.add(record_faults);
         self.add(incentive);
         self.add(windows_behind);
         self.add(bucket_requests);

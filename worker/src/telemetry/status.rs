@@ -44,6 +44,7 @@ impl StatusHandle {
             windows: 0,
             verdicts: Default::default(),
             scores: Vec::new(),
+            cross_checks: Vec::new(),
             first_weights_block: None,
             chain: Reachable::default(),
             bucket: Reachable::default(),

@@ -1,0 +1,112 @@
+//! The first base of a run: drawn from a seed, inherited from an earlier run, or read from a checkpoint.
+
+use bistro_protocol::{
+    artifact,
+    hotkey::Hotkey,
+    manifest::{MAX_MANIFEST, Manifest},
+    object::{self, Agreement, Hex32, Kind},
+    tensors::Tensors,
+};
+
+use crate::{failure::Failure, follow::averager_of, node::Node, snapshot, state::from_safetensors};
+
+/// Windows before the start of a run in which the last manifest of the earlier one is looked for.
+const LOOK_BACK: u64 = 200;
+
+/// The base before the run's first window.
+pub async fn first_base(node: &Node) -> Result<Tensors, Failure> {
+    let bistro_api::run::From { seed, run, checkpoint } = &node.settings.run.from;
+    match (seed, run, checkpoint) {
+        (Some(seed), ..) => {
+            let seed = *seed;
+            node.compute(move |engine| engine.initial(seed)).await
+        }
+        (None, Some(run), _) => inherited(node, *run).await,
+        (None, None, Some(key)) => read_checkpoint(node, key).await,
+        (None, None, None) => Err(Failure::Permanent("run.from: name one of seed, run, checkpoint".into())),
+    }
+}
+
+/// The base that an earlier run ended with: that of its last manifest before this run starts.
+///
+/// Its averager has it on disk and stores it as the first snapshot of this run; everybody else takes it from there.
+/// All compare its digest with the old manifest, so a run cannot be continued from anything else.
+async fn inherited(node: &Node, run: u32) -> Result<Tensors, Failure> {
+    let start = node.settings.run.start_window;
+    let averager = averager_of(node, start).await?;
+    let last = last_manifest(node, run, start).await?;
+    let wanted = last.base_after.0;
+    let saved = node.state.newest_base_of_run(run)?.map(|saved| saved.base).filter(|base| base.digest() == wanted);
+    let base = match (saved, averager) {
+        (Some(base), _) => base,
+        (None, Some(averager)) => match snapshot::read(node, &averager, start).await? {
+            Some((base, digest)) if digest == wanted => base,
+            Some(_) => {
+                return Err(Failure::Permanent(format!(
+                    "digest-mismatch: the first base of run {} is not the last one of run {run}; stopping rather than following another model",
+                    node.settings.run.id
+                )));
+            }
+            None if averager == node.hotkey => {
+                return Err(Failure::Permanent(format!(
+                    "the last base of run {run} ({}) is not in this averager's state: put its folder run-{run} back, or start from one of its snapshots (run.from.checkpoint)",
+                    hex::encode(wanted)
+                )));
+            }
+            None => {
+                let line = format!("waits for the averager to store the last base of run {run}");
+                return Err(Failure::Transient(line));
+            }
+        },
+        (None, None) => return Err(Failure::Transient("the subnet has no averager yet".into())),
+    };
+    fits(node, &base, &format!("the last base of run {run}"))?;
+    if averager == Some(node.hotkey) {
+        snapshot::publish(node, start, &base, wanted).await?;
+    }
+    Ok(base)
+}
+
+/// The newest manifest of another run before window `start`.
+async fn last_manifest(node: &Node, run: u32, start: u64) -> Result<Manifest, Failure> {
+    for window in (start.saturating_sub(LOOK_BACK)..start).rev() {
+        let Some(averager) = averager_of(node, window).await? else { continue };
+        if let Some(manifest) = manifest_of(node, run, &averager, window).await? {
+            return Ok(manifest);
+        }
+    }
+    Err(Failure::Permanent(format!(
+        "run {run} has no manifest in the {LOOK_BACK} windows before window {start}: set run.startWindow close behind its last window, or start from a checkpoint"
+    )))
+}
+
+/// A manifest of another run; its digest is taken from the manifest itself, since those settings are not here.
+async fn manifest_of(node: &Node, run: u32, averager: &Hotkey, window: u64) -> Result<Option<Manifest>, Failure> {
+    let agreement = Agreement { run, ..node.agreement.clone() };
+    let found = node.bucket.get(&agreement.key(averager, window, Kind::Manifest), MAX_MANIFEST).await?;
+    let Some(found) = found else { return Ok(None) };
+    let Some(run_digest) = object::claimed_run_digest(&found.bytes) else { return Ok(None) };
+    let agreement = Agreement { run_digest, ..agreement };
+    let opened = object::open::<Manifest>(&agreement, averager, window, Kind::Manifest, &found.bytes);
+    Ok(opened.ok().map(|opened| opened.body))
+}
+
+/// A base by its key: one of our own snapshots or any plain safetensors file in F32.
+async fn read_checkpoint(node: &Node, key: &str) -> Result<Tensors, Failure> {
+    // Twice the room that our own files need: other writers' headers are longer.
+    let most = 2 * artifact::max_bytes(&node.shape);
+    let found = node.bucket.get(key, most).await.map_err(Failure::from)?;
+    let found = found.ok_or_else(|| Failure::Transient(format!("run.from.checkpoint: {key} is not in the bucket")))?;
+    let base = from_safetensors(&found.bytes)
+        .ok_or_else(|| Failure::Permanent(format!("run.from.checkpoint: {key} is no safetensors file in F32")))?;
+    fits(node, &base, key)?;
+    tracing::info!(key, digest = %Hex32(base.digest()), "starts from a checkpoint");
+    Ok(base)
+}
+
+fn fits(node: &Node, base: &Tensors, what: &str) -> Result<(), Failure> {
+    if base.has_shape(&node.shape) && base.all_finite() {
+        return Ok(());
+    }
+    Err(Failure::Permanent(format!("{what} does not fit run.model: names, shapes or values differ")))
+}
