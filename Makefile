@@ -7,6 +7,7 @@ CARGO_FLAGS := --release --workspace --locked
 BIN := $(CARGO_TARGET_DIR)/release
 TOOLS := $(CACHE)/tools
 CORPUS ?= $(CACHE)/corpus
+TEXT := $(CACHE)/text
 
 # make up
 MANIFESTS ?= manifests/quickstart.yaml
@@ -15,8 +16,13 @@ WINDOWS ?=
 SUMMARY ?=
 STATE ?=
 
+# make fuzz
+FUZZ := $(CACHE)/fuzz
+TARGET ?=
+SECONDS ?= 60
+
 .DEFAULT_GOAL := help
-.PHONY: help up test build corpus generate check-generated fmt check-fmt clippy doc deny timings bench-engine bench-convergence bench-churn soak
+.PHONY: $(shell sed -nE 's/^([a-z-]+):.*\#\# .*/\1/p' Makefile)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +33,20 @@ up: build corpus ## Run a whole subnet on this machine until Ctrl-C (WINDOWS=3 S
 
 test: ## Unit, property, golden and integration tests
 	cargo test $(CARGO_FLAGS)
+
+test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact: for one)
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture a_million_inputs
+
+fuzz: build $(TOOLS)/bin/cargo-fuzz ## Fuzz a decoder (TARGET=artifact SECONDS=60); without TARGET: list them
+	$(if $(TARGET),,@$(BIN)/seeds; exit 2)
+	mkdir -p $(FUZZ)/corpus/$(TARGET)
+	$(BIN)/seeds $(TARGET) $(FUZZ)/seeds/$(TARGET)
+	cp Cargo.lock fuzz/Cargo.lock
+	cd fuzz && DECODER=$(TARGET) RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$(FUZZ)/target $(TOOLS)/bin/cargo-fuzz run -s none decoder \
+		$(FUZZ)/corpus/$(TARGET) $(FUZZ)/seeds/$(TARGET) -- -max_total_time=$(SECONDS) -max_len=65536 -rss_limit_mb=1024
+
+$(TOOLS)/bin/cargo-fuzz:
+	CARGO_TARGET_DIR=$(TOOLS)/target cargo install cargo-fuzz --version 0.13.2 --locked --root $(TOOLS)
 
 build: ## Build all programs
 	cargo build $(CARGO_FLAGS) --bins
@@ -63,14 +83,35 @@ $(TOOLS)/bin/cargo-deny:
 timings: ## Build with a report of where the time went
 	cargo build $(CARGO_FLAGS) --bins --timings
 
+bench-protocol: ## Merge, permutations, slices, signatures, files: time and memory
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_protocol
+
 bench-engine: ## Training throughput of the models that are built in
 	cargo test $(CARGO_FLAGS) --lib -- --ignored --nocapture bench_
 
-bench-convergence: corpus ## Loss of one miner, three dense, three at ratio 4, and without the gain
-	BISTRO_CORPUS=$(CORPUS) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_convergence
+bench-text: build ## Collect the text of the benchmarks, the same for ever: pinned in tests/text
+	@$(BIN)/corpus tests/text/Cargo.toml $(TEXT)
+
+# One benchmark at a time: each uses all cores.
+BENCH = BISTRO_TEXT=$(TEXT) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1
+
+bench-convergence: bench-text ## Loss of one miner and of many: dense, at ratio 10 and 4, without the gain, with fresh moments
+	$(BENCH) bench_convergence
+
+bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh moments
+	$(BENCH) bench_adversaries
+
+bench-sweep: bench-text ## Loss of the quickstart at other rates and ratios (20 minutes)
+	$(BENCH) bench_sweep
+
+bench-prepare: ## Text per second through `dataset prepare`, by format and tokenizer
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_prepare
+
+bench-join: ## How long a node takes that joins 200 windows late, and what it downloads
+	$(BENCH) bench_join
 
 bench-churn: ## 200 random kills over miners, validators and averager (KILLS=200 SEED=1)
-	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_churn
+	$(BENCH) bench_churn
 
 soak: ## Outages of five minutes of chain, bucket, clock and disk (OUTAGE_SECONDS=300)
-	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture soak
+	$(BENCH) soak

@@ -55,14 +55,14 @@ pub fn canonical_json(value: &serde_json::Value) -> String {
 
 /// The value counts, not its spelling: `1e-5` and `0.00001` are one number, and so are `10000.0` and `10000`.
 fn canonical_number(number: &serde_json::Number) -> String {
-    if number.as_i64().is_some() || number.as_u64().is_some() {
-        return number.to_string();
-    }
-    match number.as_f64() {
+    // Not the number's own text: where serde_json keeps that, `-0` would be another number than 0.
+    match (number.as_i64(), number.as_u64(), number.as_f64()) {
+        (Some(i), _, _) => i.to_string(),
+        (_, Some(u), _) => u.to_string(),
         // 2^53: beyond it a whole f64 no longer names one integer.
-        Some(f) if f.fract() == 0.0 && f.abs() <= 9_007_199_254_740_992.0 => format!("{}", f as i64),
-        Some(f) => format!("{f}"),
-        None => number.to_string(),
+        (_, _, Some(f)) if f.fract() == 0.0 && f.abs() <= 9_007_199_254_740_992.0 => format!("{}", f as i64),
+        (_, _, Some(f)) => format!("{f}"),
+        _ => number.to_string(),
     }
 }
 
@@ -129,6 +129,7 @@ mod tests {
         assert_eq!(canonical_json(&json!({"b": 10000.0, "a": [1, 0.5]})), r#"{"a":[1,0.5],"b":10000}"#);
         let spelled = |text: &str| canonical_json(&serde_json::from_str(text).expect("a number"));
         assert_eq!(spelled("1e-5"), spelled("0.00001"));
+        assert_eq!((spelled("-0"), spelled("-7")), ("0".into(), "-7".into()));
         assert_eq!(
             (spelled("1e4"), spelled("-0.0"), spelled("18446744073709551615")),
             ("10000".into(), "0".into(), "18446744073709551615".into())

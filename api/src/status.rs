@@ -50,6 +50,12 @@ pub struct NodeStatus {
     /// Windows in which the node did its whole work.
     #[serde(default)]
     pub windows: u64,
+    /// Bytes of objects sent to the bucket since the process started.
+    #[serde(default)]
+    pub uploaded_bytes: u64,
+    /// Bytes of objects received from the bucket since the process started.
+    #[serde(default)]
+    pub downloaded_bytes: u64,
     /// How often which verdict was given: on this miner's own work, or by this validator or averager on others'.
     #[serde(default)]
     pub verdicts: BTreeMap<String, u64>,

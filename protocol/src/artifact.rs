@@ -1,21 +1,19 @@
-//! Signed tensors: plain safetensors files that any library reads, with one way to write each.
+//! Signed tensors: plain safetensors files in their one valid form ([`tensor_file`]).
 //!
 //! The signature covers what the tensors are (their digest) and what they are for (chain, subnet, run, window,
-//! base); these fields and the signature stand in `__metadata__`. A file has exactly one valid form: tensors in
-//! name order without gaps, metadata in key order; anything else is unreadable, so nothing can hide in it.
+//! base); these fields and the signature stand in `__metadata__`, and nothing else does.
 
 use codec::Encode;
-use safetensors::{Dtype, SafeTensors};
 
+pub use crate::tensor_file::Unreadable;
 use crate::{
     VERSION,
     hotkey::{Hotkey, sign},
     object::{Agreement, Kind},
-    tensors::{Tensor, Tensors},
+    tensor_file,
+    tensors::Tensors,
 };
 
-/// Longest header that is parsed; the names and shapes of 4,000 tensors fit.
-pub const MAX_HEADER: u64 = 1 << 20;
 /// Metadata, signature and padding need less than this.
 const ENVELOPE_BYTES: u64 = 2048;
 /// A tensor's entry in the header without its name: type, shape and offsets.
@@ -41,11 +39,6 @@ pub struct Artifact {
     signature: [u8; 64],
 }
 
-/// The bytes are not a file in the one valid form.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("not a canonical safetensors file: {0}")]
-pub struct Unreadable(&'static str);
-
 /// The bytes of a signed file.
 pub fn encode(
     agreement: &Agreement,
@@ -66,11 +59,7 @@ pub fn encode(
         signature: [0; 64],
     };
     artifact.signature = sign(keypair, &artifact.message(tensors.digest()));
-    let mut bytes = artifact.header(tensors);
-    for tensor in tensors {
-        bytes.extend(tensor.data.iter().flat_map(|x| x.to_le_bytes()));
-    }
-    bytes
+    tensor_file::write(&artifact.fields(), tensors)
 }
 
 /// Upper bound of the size of a file with tensors of these names and shapes, known before any is seen.
@@ -84,20 +73,11 @@ pub fn max_bytes(shape: &[(String, Vec<usize>)]) -> u64 {
 
 /// Reads a file. The caller bounds its size; everything in it is checked here against that size.
 pub fn decode(bytes: &[u8]) -> Result<Artifact, Unreadable> {
-    let header = bytes.first_chunk().map(|n| u64::from_le_bytes(*n)).ok_or(Unreadable("no header"))?;
-    if header > MAX_HEADER || header > bytes.len() as u64 - 8 {
-        return Err(Unreadable("the header is too long"));
-    }
-    let file = SafeTensors::deserialize(bytes).map_err(|_| Unreadable("the header or the offsets are wrong"))?;
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|_| Unreadable("the header is wrong"))?;
-    let fields = metadata.metadata().as_ref().ok_or(Unreadable("there is no metadata"))?;
-    let tensors = file.iter().map(|(name, view)| match view.dtype() {
-        Dtype::F32 => Ok(Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data: floats(view.data()) }),
-        _ => Err(Unreadable("a tensor is not F32")),
-    });
-    let tensors =
-        Tensors::new(tensors.collect::<Result<_, _>>()?).map_err(|_| Unreadable("the tensors do not form a set"))?;
-    let field = |name: &str| fields.get(name).map(String::as_str).ok_or(Unreadable("a field is missing"));
+    let (fields, tensors) = tensor_file::read(bytes)?;
+    let field = |name: &str| {
+        let found = fields.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str()).ok_or(Unreadable("a field is missing"))
+    };
     let artifact = Artifact {
         protocol: number(field("protocol")?)?,
         agreement: Agreement {
@@ -113,9 +93,10 @@ pub fn decode(bytes: &[u8]) -> Result<Artifact, Unreadable> {
         signature: bytes_of(field("signature")?)?,
         tensors: Tensors::default(),
     };
-    let canonical = artifact.header(&tensors);
-    if bytes.get(..canonical.len()) != Some(canonical.as_slice()) {
-        return Err(Unreadable("the header is not in the one valid form"));
+    // The same value written in another way, or a field that nobody knows, would be another file that means the same.
+    let written = artifact.fields();
+    if fields.len() != written.len() || !fields.iter().zip(&written).all(|(a, b)| a.0 == b.0 && a.1 == b.1) {
+        return Err(Unreadable("a field is not written in its one valid form"));
     }
     Ok(Artifact { tensors, ..artifact })
 }
@@ -150,10 +131,9 @@ impl Artifact {
         ("bistro/artifact", protocol, genesis, netuid, run, run_digest, window, kind, hotkey.0, base, tensors).encode()
     }
 
-    /// Length and header in the one valid form: metadata by key, then tensors by name, padded to 8 bytes with spaces.
-    fn header(&self, tensors: &Tensors) -> Vec<u8> {
-        let text = |s: &str| serde_json::Value::String(s.to_owned()).to_string();
-        let fields = [
+    /// The fields of the metadata by key, the signature among them.
+    fn fields(&self) -> [(&'static str, String); 10] {
+        [
             ("base", hex::encode(self.base)),
             ("genesis", hex::encode(self.agreement.genesis)),
             ("hotkey", self.hotkey.ss58()),
@@ -164,33 +144,8 @@ impl Artifact {
             ("runDigest", hex::encode(self.agreement.run_digest)),
             ("signature", hex::encode(self.signature)),
             ("window", self.window.to_string()),
-        ];
-        let fields: Vec<_> = fields.iter().map(|(k, v)| format!("{}:{}", text(k), text(v))).collect();
-        let mut header = format!(r#"{{"__metadata__":{{{}}}"#, fields.join(","));
-        let mut offset = 0;
-        for tensor in tensors {
-            let end = offset + 4 * tensor.data.len();
-            let shape: Vec<_> = tensor.shape.iter().map(usize::to_string).collect();
-            let entry = format!(
-                r#",{}:{{"dtype":"F32","shape":[{}],"data_offsets":[{offset},{end}]}}"#,
-                text(&tensor.name),
-                shape.join(",")
-            );
-            header.push_str(&entry);
-            offset = end;
-        }
-        header.push('}');
-        while header.len() % 8 != 0 {
-            header.push(' ');
-        }
-        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-        bytes.extend_from_slice(header.as_bytes());
-        bytes
+        ]
     }
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, Unreadable> {
@@ -208,7 +163,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{hotkey::tests::keypair, object::tests::agreement};
+    use crate::{hotkey::tests::keypair, object::tests::agreement, tensors::Tensor};
 
     pub(crate) fn tensors() -> Tensors {
         let tensor =
@@ -255,20 +210,30 @@ pub(crate) mod tests {
         padded.extend_from_slice(&bytes[8..8 + length]);
         padded.extend_from_slice(b"        ");
         padded.extend_from_slice(&bytes[8 + length..]);
-        assert_eq!(decode(&padded), Err(Unreadable("the header is not in the one valid form")));
+        assert!(decode(&padded).is_err(), "more blanks than needed");
         let mut longer = bytes.clone();
         longer.push(0);
         assert!(decode(&longer).is_err(), "bytes behind the last tensor");
     }
 
     #[test]
-    fn hostile_headers_are_refused_without_allocating() {
-        for length in [u64::MAX, 1 << 40, MAX_HEADER + 1, 100] {
-            let mut bytes = length.to_le_bytes().to_vec();
-            bytes.extend_from_slice(b"{}");
-            assert!(decode(&bytes).is_err());
+    fn fields_have_one_way_to_be_written() {
+        let (fields, tensors) = tensor_file::read(&file()).expect("canonical");
+        let with = |name: &str, value: &str| {
+            let change = |(k, v): &(String, String)| if k == name { value.to_owned() } else { v.clone() };
+            let changed: Vec<_> = fields.iter().map(|field| (field.0.as_str(), change(field))).collect();
+            decode(&tensor_file::write(&changed, &tensors)).map(|a| a.window)
+        };
+        assert_eq!(with("window", "6"), Ok(6));
+        for (name, value) in [("window", "05"), ("window", "+5"), ("base", "AB"), ("base", ""), ("netuid", "65536")] {
+            assert!(with(name, value).is_err(), "{name} {value}");
         }
-        assert!(decode(&[]).is_err());
+        let upper = fields.iter().find(|(k, _)| k == "signature").map(|(_, v)| v.to_uppercase()).expect("is there");
+        assert!(with("signature", &upper).is_err());
+        let mut more: Vec<_> = fields.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
+        more.push(("zeal", String::new()));
+        assert!(decode(&tensor_file::write(&more, &tensors)).is_err(), "a field that nobody knows");
+        assert!(decode(&tensor_file::write(&more[1..10], &tensors)).is_err(), "a field is missing");
     }
 
     proptest! {

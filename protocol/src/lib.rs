@@ -20,6 +20,7 @@ pub mod record;
 pub mod score;
 pub mod seed;
 pub mod slice;
+pub mod tensor_file;
 pub mod tensors;
 pub mod weights;
 

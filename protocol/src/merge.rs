@@ -2,17 +2,22 @@
 
 use bistro_api::run::MergeRule;
 
-use crate::{check::lower_median, tensors::Tensors};
+use crate::{
+    check::lower_median,
+    tensors::{Tensors, norms},
+};
 
 /// Norms above so many medians are scaled down to that; honest ones were at most 1.1 medians.
 const CLIP: f64 = 1.5;
+/// Entries that are summed at once: 16 KiB.
+const BLOCK: usize = 4096;
 
 /// Merges `works`, given in uid order, by `rule`. `None` of nothing.
 ///
 /// Each is first clipped to [`CLIP`] times the lower median norm. All arithmetic is f32 in stated order: the mean
 /// adds in uid order; trimmed mean and median sort the values of an entry by their total order first.
 pub fn merge(rule: &MergeRule, works: &[&Tensors]) -> Option<Tensors> {
-    let norms: Vec<f64> = works.iter().map(|w| w.norm()).collect();
+    let norms = norms(works);
     let limit = CLIP * lower_median(&norms)?;
     let factors: Vec<f32> = norms.iter().map(|n| clip_factor(*n, limit)).collect();
     let MergeRule { mean: _, trimmed_mean, median } = rule;
@@ -37,19 +42,24 @@ fn cut(fraction: f64, works: usize) -> usize {
     ((fraction.clamp(0.0, 0.5) * works as f64) as usize).min((works - 1) / 2)
 }
 
+/// Block by block, so that the sums of a block stay in the fastest cache while all works are added to them.
 fn mean(works: &[&Tensors], factors: &[f32]) -> Tensors {
-    let mut sum = works[0].zeros_like();
-    for (work, factor) in works.iter().zip(factors) {
-        for (total, tensor) in sum.data_mut().zip(work.iter()) {
-            for (t, x) in total.iter_mut().zip(&tensor.data) {
-                let part = x * factor;
-                *t += part;
-            }
-        }
-    }
     // A count below 2^24 is exact in f32; there are at most 65536 uids.
     let count = works.len() as f32;
-    sum.map(|t| t / count)
+    let mut sum = works[0].zeros_like();
+    for (tensor, sums) in sum.data_mut().enumerate() {
+        for (number, sums) in sums.chunks_mut(BLOCK).enumerate() {
+            for (work, factor) in works.iter().zip(factors) {
+                let data = &work.iter().as_slice()[tensor].data[number * BLOCK..];
+                for (sum, x) in sums.iter_mut().zip(data) {
+                    let part = x * factor;
+                    *sum += part;
+                }
+            }
+            sums.iter_mut().for_each(|sum| *sum /= count);
+        }
+    }
+    sum
 }
 
 /// Reduces the sorted values of every entry.
@@ -141,6 +151,19 @@ mod tests {
         }
     }
 
+    /// How the sum is cut into blocks and sets of works never shows in its bits.
+    #[test]
+    fn blocks_do_not_change_a_bit() {
+        let entry = |k: usize, i: usize| ((k * 7919 + i * 104_729) % 1000) as f32 * 1e-3 - 0.37;
+        let works: Vec<_> =
+            (0..7).map(|k| work(&(0..2 * BLOCK + 5).map(|i| entry(k, i)).collect::<Vec<_>>())).collect();
+        let merged = merged(&works).expect("some");
+        for i in [0, BLOCK - 1, BLOCK, 2 * BLOCK, 2 * BLOCK + 4] {
+            let sum = (0..7).fold(0.0f32, |sum, k| sum + entry(k, i));
+            assert_eq!(merged[i].to_bits(), (sum / 7.0).to_bits(), "entry {i}");
+        }
+    }
+
     /// Denormal numbers are kept: a node that flushed them to zero would hold other bits.
     #[test]
     fn denormals_are_kept() {
@@ -161,7 +184,7 @@ mod tests {
     fn the_bits_are_pinned() {
         assert_eq!(pinned(&MergeRule::default()), "3ecbef29 3eb4fdb9 be9700ad");
         assert_eq!(pinned(&median()), "3ecccccd 3e800000 be99999a");
-        assert_eq!(pinned(&trimmed("0.25")), "");
+        assert_eq!(pinned(&trimmed("0.25")), "3ecccccd 3e947ae2 be99999a");
     }
 
     proptest! {

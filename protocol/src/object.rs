@@ -94,7 +94,7 @@ impl Agreement {
 /// What stands first in every JSON object.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Envelope<T> {
+struct Head {
     protocol: u16,
     genesis: Hex32,
     netuid: u16,
@@ -103,8 +103,16 @@ struct Envelope<T> {
     window: u64,
     kind: String,
     hotkey: Hotkey,
+}
+
+/// The whole line. Only written: to read a flattened body serde would first keep every member of the line as a tree,
+/// forty times as large as its bytes.
+#[derive(Serialize)]
+struct Line<'a, T> {
     #[serde(flatten)]
-    body: T,
+    head: Head,
+    #[serde(flatten)]
+    body: &'a T,
 }
 
 /// A JSON object that passed its checks.
@@ -124,7 +132,7 @@ pub fn seal<T: Serialize>(
     keypair: &schnorrkel::Keypair,
     body: &T,
 ) -> Vec<u8> {
-    let envelope = Envelope {
+    let head = Head {
         protocol: VERSION,
         genesis: Hex32(agreement.genesis),
         netuid: agreement.netuid,
@@ -133,16 +141,21 @@ pub fn seal<T: Serialize>(
         window,
         kind: kind.as_str().to_owned(),
         hotkey: Hotkey::from(keypair),
-        body,
     };
-    let mut bytes = serde_json::to_vec(&envelope).expect("plain data serialises");
-    let signature = sign(keypair, &signed_digest(kind, &bytes));
-    bytes.push(b'\n');
-    bytes.extend_from_slice(hex::encode(signature).as_bytes());
-    bytes
+    let line = serde_json::to_vec(&Line { head, body }).expect("plain data serialises");
+    seal_line(kind, keypair, line)
+}
+
+/// The bytes of a signed JSON object whose line is written already.
+pub fn seal_line(kind: Kind, keypair: &schnorrkel::Keypair, mut line: Vec<u8>) -> Vec<u8> {
+    let signature = sign(keypair, &signed_digest(kind, &line));
+    line.push(b'\n');
+    line.extend_from_slice(hex::encode(signature).as_bytes());
+    line
 }
 
 /// Checks a JSON object in the order unreadable, forged, run-mismatch, wrong-window. The caller bounds its size.
+/// `T` ignores members that it does not know: those of the head are among them.
 pub fn open<T: DeserializeOwned>(
     agreement: &Agreement,
     hotkey: &Hotkey,
@@ -151,23 +164,24 @@ pub fn open<T: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<Opened<T>, Verdict> {
     let (line, signature) = split(bytes).ok_or(Verdict::Unreadable)?;
-    let envelope: Envelope<T> = serde_json::from_slice(line).map_err(|_| Verdict::Unreadable)?;
-    let ours = envelope.hotkey == *hotkey && envelope.kind == kind.as_str();
+    let head: Head = serde_json::from_slice(line).map_err(|_| Verdict::Unreadable)?;
+    let body: T = serde_json::from_slice(line).map_err(|_| Verdict::Unreadable)?;
+    let ours = head.hotkey == *hotkey && head.kind == kind.as_str();
     if !ours || !hotkey.verifies(&signed_digest(kind, line), &signature) {
         return Err(Verdict::Forged);
     }
-    let same_run = envelope.protocol == VERSION
-        && envelope.genesis.0 == agreement.genesis
-        && envelope.netuid == agreement.netuid
-        && envelope.run == agreement.run
-        && envelope.run_digest.0 == agreement.run_digest;
+    let same_run = head.protocol == VERSION
+        && head.genesis.0 == agreement.genesis
+        && head.netuid == agreement.netuid
+        && head.run == agreement.run
+        && head.run_digest.0 == agreement.run_digest;
     if !same_run {
         return Err(Verdict::RunMismatch);
     }
-    if envelope.window != window {
+    if head.window != window {
         return Err(Verdict::WrongWindow);
     }
-    Ok(Opened { body: envelope.body, digest: *blake3::hash(line).as_bytes() })
+    Ok(Opened { body, digest: *blake3::hash(line).as_bytes() })
 }
 
 /// The run digest that an object says it belongs to; nothing of it is checked. For manifests of another run, whose
@@ -334,6 +348,18 @@ pub(crate) mod tests {
         #[test]
         fn garbage_is_unreadable_and_never_panics(bytes: Vec<u8>) {
             prop_assert!(open_as(&agreement(), 1, 5, Kind::Commit, &bytes).is_err());
+        }
+
+        #[test]
+        fn bits_and_hashes_come_back(bytes: [u8; 32], double: u64, single: u32) {
+            fn again<T: Serialize + DeserializeOwned>(value: &T) -> T {
+                serde_json::from_str(&serde_json::to_string(value).expect("plain")).expect("read back")
+            }
+            prop_assert_eq!(again(&Hex32(bytes)), Hex32(bytes));
+            prop_assert_eq!(again(&Hotkey(bytes)), Hotkey(bytes));
+            // Every pattern of bits, those that are no number too.
+            prop_assert_eq!(again(&Bits64(f64::from_bits(double))).0.to_bits(), double);
+            prop_assert_eq!(again(&Bits32(f32::from_bits(single))).0.to_bits(), single);
         }
     }
 

@@ -9,6 +9,9 @@ use crate::seed::Seed;
 /// Even, so that both halves are changed equally often; 8 pass a chi-square test by a wide margin.
 const ROUNDS: usize = 8;
 
+/// Values that go through the network together: enough to keep the processor busy, few enough for its fastest cache.
+const BLOCK: u64 = 64;
+
 /// A permutation of `0..n`.
 #[derive(Clone, Debug)]
 pub struct Permutation {
@@ -46,7 +49,34 @@ impl Permutation {
 
     /// The first `count` values, in order.
     pub fn first(&self, count: u64) -> impl Iterator<Item = u64> + '_ {
-        (0..count.min(self.n)).map(|i| self.get(i))
+        let count = count.min(self.n);
+        (0..count).step_by(BLOCK as usize).flat_map(move |start| {
+            let length = BLOCK.min(count - start);
+            self.block(start, length as usize).into_iter().take(length as usize)
+        })
+    }
+
+    /// Where `start` and the indices behind it go. All of them walk in step: which values walk on is hard to predict, so
+    /// they are picked without a branch.
+    fn block(&self, start: u64, length: usize) -> [u64; BLOCK as usize] {
+        let mut values = [0; BLOCK as usize];
+        for (index, value) in (start..).zip(&mut values[..length]) {
+            *value = self.network(index);
+        }
+        let mut outside = [0; BLOCK as usize];
+        loop {
+            let mut count = 0;
+            for (i, value) in values[..length].iter().enumerate() {
+                outside[count] = i;
+                count += usize::from(*value >= self.n);
+            }
+            if count == 0 {
+                return values;
+            }
+            for i in &outside[..count] {
+                values[*i] = self.network(values[*i]);
+            }
+        }
     }
 
     fn network(&self, x: u64) -> u64 {
@@ -75,12 +105,47 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_value_occurs_once(key: [u8; 32], n in 1u64..5000) {
+        fn every_value_occurs_once(key: [u8; 32], n in 1u64..100_000) {
             let mut seen = vec![false; n as usize];
             for x in Permutation::new(&key, n).first(n) {
                 prop_assert!(!std::mem::replace(&mut seen[x as usize], true), "{x} twice");
             }
             prop_assert!(seen.into_iter().all(|s| s));
+        }
+
+        /// Far beyond 32 bits nobody can count them all; but no two of many differ in their index alone.
+        #[test]
+        fn large_domains_stay_within_and_collide_never(key: [u8; 32], n in 1u64 << 31..=1 << 62, start: u64) {
+            let permutation = Permutation::new(&key, n);
+            let start = start % (n - 1000);
+            let values: std::collections::HashSet<_> = (start..start + 1000).map(|i| permutation.get(i)).collect();
+            prop_assert_eq!(values.len(), 1000);
+            prop_assert!(values.into_iter().all(|x| x < n));
+        }
+
+        #[test]
+        fn the_first_values_are_those_of_each_index(key: [u8; 32], n in 1u64..1 << 40, count in 0u64..300) {
+            let permutation = Permutation::new(&key, n);
+            let each: Vec<_> = (0..count.min(n)).map(|i| permutation.get(i)).collect();
+            prop_assert_eq!(permutation.first(count).collect::<Vec<_>>(), each);
+        }
+    }
+
+    /// The first entries of a large permutation, which are what a slice takes, fall evenly on its parts; and so for domains
+    /// that are just above a power of two, where half of all values walk on, and beyond 32 bits.
+    #[test]
+    fn first_values_are_uniform_over_a_large_domain() {
+        const PARTS: u64 = 256;
+        for n in [1u64 << 20, (1 << 20) + 1, 13_897_984, (1 << 32) + 1, 5_000_000_000, 1 << 62] {
+            let draws = 100_000;
+            let mut counts = [0f64; PARTS as usize];
+            for x in Permutation::new(&seed("chi", &("large", n)), n).first(draws) {
+                counts[(u128::from(x) * u128::from(PARTS) / u128::from(n)) as usize] += 1.0;
+            }
+            let expected = draws as f64 / PARTS as f64;
+            let chi: f64 = counts.iter().map(|c| (c - expected).powi(2) / expected).sum();
+            let freedom = (PARTS - 1) as f64;
+            assert!((chi - freedom).abs() < 5.0 * (2.0 * freedom).sqrt(), "n {n}: chi-square {chi}");
         }
     }
 

@@ -38,14 +38,16 @@ pub enum TensorsError {
 impl Tensors {
     /// Sorts and checks.
     pub fn new(mut tensors: Vec<Tensor>) -> Result<Self, TensorsError> {
-        tensors.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+        tensors.sort_unstable_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
         if let Some(pair) = tensors.windows(2).find(|p| p[0].name == p[1].name) {
             return Err(TensorsError::Duplicate(pair[0].name.clone()));
         }
         for t in &tensors {
-            let wanted = t.shape.iter().product();
-            if t.data.len() != wanted {
-                return Err(TensorsError::Length { name: t.name.clone(), found: t.data.len(), wanted });
+            // A product beyond all numbers is never what is there.
+            let wanted = t.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+            if wanted != Some(t.data.len()) {
+                let (found, wanted) = (t.data.len(), wanted.unwrap_or(usize::MAX));
+                return Err(TensorsError::Length { name: t.name.clone(), found, wanted });
             }
         }
         Ok(Self(tensors))
@@ -137,6 +139,36 @@ impl Tensors {
     }
 }
 
+/// The norm of each set, with the bits of [`Tensors::norm`]. A sum in a fixed order waits for each of its additions;
+/// those of four sets wait together.
+pub fn norms(sets: &[&Tensors]) -> Vec<f64> {
+    let (fours, rest) = sets.as_chunks::<4>();
+    let mut norms = Vec::with_capacity(sets.len());
+    for four in fours {
+        if four.iter().all(|set| set.same_schema(four[0])) {
+            norms.extend(four_norms(four));
+        } else {
+            norms.extend(four.iter().map(|set| set.norm()));
+        }
+    }
+    norms.extend(rest.iter().map(|set| set.norm()));
+    norms
+}
+
+/// Of sets with the same schema.
+fn four_norms(sets: &[&Tensors; 4]) -> [f64; 4] {
+    let mut sums = [0.0; 4];
+    for tensor in 0..sets[0].len() {
+        let [a, b, c, d] = sets.map(|set| set.0[tensor].data.as_slice());
+        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
+            for (sum, x) in sums.iter_mut().zip([a, b, c, d]) {
+                *sum += f64::from(*x) * f64::from(*x);
+            }
+        }
+    }
+    sums.map(f64::sqrt)
+}
+
 /// The digest of several sets one after the other: the parameters, then the mechanism's own state.
 pub fn digest(parts: &[&Tensors]) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
@@ -166,6 +198,15 @@ impl<'a> IntoIterator for &'a Tensors {
 
     fn into_iter(self) -> Self::IntoIter {
         self.iter()
+    }
+}
+
+impl IntoIterator for Tensors {
+    type Item = Tensor;
+    type IntoIter = std::vec::IntoIter<Tensor>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
     }
 }
 
@@ -202,6 +243,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn norms_of_many_have_the_bits_of_each_alone() {
+        let set = |k: usize| {
+            let data: Vec<f32> = (0..100).map(|i| ((k * 31 + i * 17) % 97) as f32 * 0.1 - 3.0).collect();
+            Tensors::new(vec![tensor("a", &[100], &data), tensor("b", &[1], &[k as f32])]).expect("valid")
+        };
+        let mut sets: Vec<_> = (0..9).map(set).collect();
+        sets[5] = Tensors::new(vec![tensor("other", &[1], &[2.0])]).expect("valid");
+        let sets: Vec<_> = sets.iter().collect();
+        let bits = |norms: Vec<f64>| norms.into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        assert_eq!(bits(norms(&sets)), bits(sets.iter().map(|s| s.norm()).collect()));
+    }
+
     /// Two nodes must agree on this for ever.
     #[test]
     fn the_digest_is_pinned() {
@@ -214,6 +268,8 @@ mod tests {
     fn duplicates_and_wrong_lengths_are_refused() {
         let twice = Tensors::new(vec![tensor("a", &[1], &[0.0]), tensor("a", &[1], &[0.0])]);
         assert_eq!(twice, Err(TensorsError::Duplicate("a".into())));
-        assert!(matches!(Tensors::new(vec![tensor("a", &[2], &[0.0])]), Err(TensorsError::Length { .. })));
+        for shape in [[2, 1], [usize::MAX, 2]] {
+            assert!(matches!(Tensors::new(vec![tensor("a", &shape, &[0.0])]), Err(TensorsError::Length { .. })));
+        }
     }
 }

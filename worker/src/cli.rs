@@ -34,7 +34,7 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Dataset {
-    /// Turn text files into tokens; prints the digest that belongs into the Subnet as run.dataset.digest.
+    /// Turn text into tokens; prints the digest that belongs into the Subnet as run.dataset.digest.
     #[command(after_help = PREPARE_HELP)]
     Prepare(Prepare),
 }
@@ -54,12 +54,24 @@ pub struct Prepare {
     /// Region of the bucket.
     #[arg(long, default_value = "us-east-1")]
     pub region: String,
-    /// Files with these endings are read.
-    #[arg(long = "extension", default_values = ["rs", "txt", "md"])]
+    /// Files with these endings are read; those of no known format are one document each.
+    #[arg(long = "extension", default_values = ["rs", "txt", "md", "jsonl", "jsonl.gz", "jsonl.zst", "parquet"])]
     pub extensions: Vec<String>,
+    /// Field of a JSON line, or column of a parquet file, that has the text.
+    #[arg(long, default_value = "text")]
+    pub text_field: String,
+    /// A tokenizer.json (Hugging Face's format). Absent: every byte is a token.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+    /// Token of the tokenizer that is put between documents. Absent: <|endoftext|>, </s>, <eos> or <|end_of_text|>.
+    #[arg(long, requires = "tokenizer")]
+    pub separator: Option<String>,
     /// Stop before this many bytes of text.
     #[arg(long)]
     pub limit: Option<u64>,
+    /// Start anew where an interrupted run left its state in --to.
+    #[arg(long)]
+    pub restart: bool,
     /// Folder with `bucket/access-key-id` and `bucket/secret-access-key`.
     #[arg(long, env = "BISTRO_SECRETS", default_value = "/run/bistro/secrets")]
     pub secrets: PathBuf,
@@ -77,10 +89,18 @@ Roles take everything from the pod:
 Exit codes: 0 stopped when asked to, 2 a fault that will not pass by itself (one line says which and what to do).";
 
 const PREPARE_HELP: &str = "\
+Formats, by the end of a file's name:
+  .jsonl .jsonl.gz .jsonl.zst   a document a line: the text in --text-field
+  .parquet                      a document a row: the text in the column --text-field
+  any other --extension         a document a file
 Examples:
   bistro-worker dataset prepare --from ./corpus --to ./tokens
+  bistro-worker dataset prepare --from ./dump --extension jsonl.zst --text-field content --to ./tokens
+  bistro-worker dataset prepare --from ./fineweb --extension parquet --tokenizer gpt2/tokenizer.json --to ./tokens
   bistro-worker dataset prepare --from s3://bistro/corpus --to s3://bistro/datasets/rust --endpoint http://devnet:9000
-The same text gives the same digest on every machine.";
+  bistro-worker dataset prepare --from ./corpus                 (the digest alone)
+The same text gives the same digest on every machine. A run that was interrupted leaves prepare.json in --to; the same
+command goes on from there. BISTRO_THREADS threads make tokens.";
 
 /// Parses, runs, and maps the outcome to an exit code.
 pub fn main() -> ExitCode {
@@ -103,7 +123,11 @@ pub fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     let role = match command {
-        Command::Dataset(Dataset::Prepare(arguments)) => return dataset::prepare(arguments).await,
+        Command::Dataset(Dataset::Prepare(arguments)) => {
+            let stop = CancellationToken::new();
+            stop_on_signals(stop.clone())?;
+            return dataset::prepare(arguments, stop).await;
+        }
         Command::Miner => Role::Miner,
         Command::Validator => Role::Validator,
         Command::Averager => Role::Averager,

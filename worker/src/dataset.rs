@@ -1,52 +1,84 @@
 //! `bistro-worker dataset prepare`: from and to folders and buckets.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use bistro_api::{Role, settings};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bucket::{self, Bucket, Credentials},
+    bucket::{Bucket, Credentials},
     cli::Prepare,
     data::{
-        self, BucketFolder, Document, Documents, Error, Folder, FolderDocuments, MAX_DOCUMENT, Nowhere, Prepared,
-        has_extension,
+        self, BucketDocuments, BucketFolder, Documents, Error, Folder, FolderDocuments, MAX_TOKENIZER, Nowhere,
+        Options, Prepared, Progress, Tokenizer,
     },
+    environment,
     failure::Failure,
+    files,
     telemetry::Telemetry,
 };
 
-/// Most objects that are looked at in a bucket.
-const MAX_OBJECTS: usize = 1_000_000;
-
 /// Prepares and prints what was made.
-pub async fn prepare(arguments: Prepare) -> Result<(), Failure> {
+pub async fn prepare(arguments: Prepare, stop: CancellationToken) -> Result<(), Failure> {
+    let options = Options {
+        tokenizer: Arc::new(tokenizer(&arguments).await?),
+        text_field: arguments.text_field.clone(),
+        limit: arguments.limit,
+        threads: environment::threads()?,
+        restart: arguments.restart,
+        stop,
+        ..Options::default()
+    };
     let made = match Place::parse(&arguments.from) {
-        Place::Folder(folder) => write(&arguments, &mut FolderDocuments::new(folder, &arguments.extensions)?).await?,
+        Place::Folder(folder) => {
+            write(&arguments, options, FolderDocuments::new(folder, &arguments.extensions)?).await?
+        }
         Place::Bucket { name, prefix } => {
             let bucket = connect(&arguments, name).await?;
-            write(&arguments, &mut BucketDocuments::new(bucket, prefix, &arguments.extensions).await?).await?
+            write(&arguments, options, BucketDocuments::new(bucket, prefix, &arguments.extensions).await?).await?
         }
     };
     if made.tokens == 0 {
         return Err(Error::Empty(arguments.from).into());
     }
-    let Prepared { digest, tokens, shards, documents, skipped } = made;
-    println!("digest: {digest}\ntokens: {tokens}\nshards: {shards}\ndocuments: {documents}\nskipped: {skipped}");
+    let Prepared { digest, tokens, shards, documents, skipped, text } = made;
+    println!(
+        "digest: {digest}\ntokens: {tokens}\nshards: {shards}\ndocuments: {documents}\nskipped: {skipped}\ntext: {text}"
+    );
     Ok(())
 }
 
-async fn write(arguments: &Prepare, documents: &mut impl Documents) -> Result<Prepared, Failure> {
-    let progress = |made: &Prepared| tracing::info!(tokens = made.tokens, shards = made.shards, "prepared");
-    let limit = arguments.limit;
-    let made = match arguments.to.as_deref().map(Place::parse) {
-        None => data::prepare(documents, &Nowhere, limit, progress).await,
-        Some(Place::Folder(folder)) => data::prepare(documents, &Folder(folder.to_owned()), limit, progress).await,
+async fn tokenizer(arguments: &Prepare) -> Result<Tokenizer, Failure> {
+    let Some(path) = &arguments.tokenizer else { return Ok(Tokenizer::Bytes) };
+    let absent = || Failure::Permanent(format!("{} does not exist: correct --tokenizer", path.display()));
+    let file = files::read_bounded(path, MAX_TOKENIZER).map_err(Failure::permanent)?.ok_or_else(absent)?;
+    let separator = arguments.separator.clone();
+    // A file from outside may make its reader panic: not the program.
+    let reading = tokio::task::spawn_blocking(move || Tokenizer::from_json(file.into(), separator.as_deref()));
+    Ok(reading.await.unwrap_or_else(|panic| Err(Error::Tokenizer(panic.to_string())))?)
+}
+
+async fn write(arguments: &Prepare, options: Options, documents: impl Documents) -> Result<Prepared, Failure> {
+    let mut progress = Progress::new(documents.files().iter().map(|file| file.size).sum());
+    let show = |made: &Prepared, read| progress.show(made, read);
+    let outcome = match arguments.to.as_deref().map(Place::parse) {
+        None => data::prepare_with(&documents, &Nowhere, options, show).await,
+        Some(Place::Folder(folder)) => data::prepare_with(&documents, &Folder(folder.to_owned()), options, show).await,
         Some(Place::Bucket { name, prefix }) => {
             let sink = BucketFolder::new(connect(arguments, name).await?, prefix);
-            data::prepare(documents, &sink, limit, progress).await
+            data::prepare_with(&documents, &sink, options, show).await
         }
     };
-    Ok(made?)
+    outcome.map_err(|error| {
+        progress.end();
+        match Failure::from(error) {
+            // Also when asked to: whoever waits for a dataset must not take a part of one for the whole.
+            Failure::Transient(line) if arguments.to.is_some() => {
+                Failure::Transient(format!("{line}: the same command goes on where this one stopped"))
+            }
+            failure => failure,
+        }
+    })
 }
 
 /// What `--from` and `--to` can be.
@@ -79,46 +111,6 @@ async fn connect(arguments: &Prepare, name: &str) -> Result<Bucket, Failure> {
     let credentials = Credentials::from_secrets(&arguments.secrets, 0)?.unwrap_or(Credentials::Aws);
     // Nobody scrapes a tool; the role is a label that nobody sees.
     Ok(Bucket::new(&settings, credentials, Telemetry::new(Role::Averager)).await?)
-}
-
-/// The objects under a prefix of a bucket.
-struct BucketDocuments {
-    bucket: Bucket,
-    /// Ends in a slash, or is empty.
-    prefix: String,
-    /// Relative to the prefix.
-    keys: std::vec::IntoIter<String>,
-}
-
-impl BucketDocuments {
-    async fn new(bucket: Bucket, prefix: &str, extensions: &[String]) -> Result<Self, Failure> {
-        let prefix = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
-        let listed = bucket.list(&prefix, MAX_OBJECTS).await?;
-        if listed.len() == MAX_OBJECTS {
-            return Err(Failure::Permanent(format!(
-                "more than {MAX_OBJECTS} objects are in --from: name a smaller prefix"
-            )));
-        }
-        let relative = listed.iter().filter_map(|(key, _)| key.strip_prefix(&prefix));
-        let mut keys: Vec<String> = relative.filter(|key| has_extension(key, extensions)).map(str::to_owned).collect();
-        // Services differ in the order of their listings.
-        keys.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
-        Ok(Self { bucket, prefix, keys: keys.into_iter() })
-    }
-}
-
-impl Documents for BucketDocuments {
-    async fn next(&mut self) -> Result<Option<Document>, Error> {
-        let Some(key) = self.keys.next() else { return Ok(None) };
-        let bytes = match self.bucket.get(&format!("{}{key}", self.prefix), MAX_DOCUMENT).await {
-            Ok(Some(object)) => Some(object.bytes),
-            // Gone since it was listed: a prefix that changes meanwhile has no digest worth having.
-            Ok(None) => return Err(Error::Missing(key)),
-            Err(bucket::Error::TooLarge { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Some(Document { key, bytes }))
-    }
 }
 
 #[cfg(test)]

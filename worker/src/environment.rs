@@ -34,19 +34,14 @@ pub struct Environment {
 impl Environment {
     /// Reads the variables; a wrong one is named.
     pub fn from_variables() -> Result<Self, Failure> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let environment = Self {
+        Ok(Self {
             settings: text("BISTRO_SETTINGS", "/etc/bistro/settings.yaml").into(),
             secrets: text("BISTRO_SECRETS", "/run/bistro/secrets").into(),
             state: text("BISTRO_STATE", "/var/lib/bistro").into(),
             http: text("BISTRO_HTTP", "0.0.0.0:8080"),
-            threads: number("BISTRO_THREADS", cores)?,
+            threads: threads()?,
             ordinal: number("BISTRO_ORDINAL", 0)?,
-        };
-        if environment.threads == 0 {
-            return Err(Failure::Permanent("BISTRO_THREADS must be at least 1".into()));
-        }
-        Ok(environment)
+        })
     }
 
     /// Reads and checks the settings file.
@@ -54,12 +49,18 @@ impl Environment {
         let path = self.settings.display();
         let bytes = files::read_bounded(&self.settings, MAX_SETTINGS).map_err(Failure::permanent)?;
         let bytes = bytes.ok_or_else(|| Failure::Permanent(format!("{path} does not exist: set BISTRO_SETTINGS")))?;
-        let text = std::str::from_utf8(&bytes).map_err(|_| Failure::Permanent(format!("{path} is not UTF-8 text")))?;
-        let settings: Settings = serde_yaml::from_str(text)
-            .map_err(|e| Failure::Permanent(format!("{path}: {}", crate::failure::chain(&e))))?;
-        check(&settings).map_err(|line| Failure::Permanent(format!("{path}: {line}")))?;
-        Ok(settings)
+        parse(&bytes).map_err(|line| Failure::Permanent(format!("{path}: {line}")))
     }
+}
+
+/// The content of a settings file, checked; else one line that says what is wrong with it.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Settings, String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    // Nobody writes settings with aliases, and a few bytes of them can stand for a million values.
+    let options = serde_yaml::options! { alias_limits: serde_yaml::alias_limits! { max_total_replayed_events: 0 } };
+    let settings: Settings = serde_yaml::from_str_with_options(text, options).map_err(|e| crate::failure::chain(&e))?;
+    check(&settings)?;
+    Ok(settings)
 }
 
 /// What a schema cannot say, or what a file written by hand may get wrong.
@@ -111,6 +112,15 @@ fn check(settings: &Settings) -> Result<(), String> {
 /// Digest of the agreement in `settings`.
 pub fn digest_of(settings: &Settings) -> [u8; 32] {
     run_digest(&settings.run)
+}
+
+/// BISTRO_THREADS, or all cores.
+pub fn threads() -> Result<usize, Failure> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match number("BISTRO_THREADS", cores)? {
+        0 => Err(Failure::Permanent("BISTRO_THREADS must be at least 1".into())),
+        threads => Ok(threads),
+    }
 }
 
 fn text(name: &str, default: &str) -> String {

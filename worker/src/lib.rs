@@ -9,6 +9,8 @@ pub mod cli;
 pub mod collect;
 pub mod data;
 pub mod dataset;
+#[doc(hidden)]
+pub mod decoders;
 pub mod engine;
 pub mod environment;
 pub mod facts;

@@ -5,10 +5,12 @@ use bistro_protocol::{
     hotkey::Hotkey,
     manifest::{MAX_MANIFEST, Manifest},
     object::{self, Agreement, Hex32, Kind},
-    tensors::Tensors,
+    tensor_file,
+    tensors::{Tensor, Tensors},
 };
+use safetensors::{Dtype, SafeTensors};
 
-use crate::{failure::Failure, follow::averager_of, node::Node, snapshot, state::from_safetensors};
+use crate::{failure::Failure, follow::averager_of, node::Node, snapshot};
 
 /// Windows before the start of a run in which the last manifest of the earlier one is looked for.
 const LOOK_BACK: u64 = 200;
@@ -89,6 +91,20 @@ async fn manifest_of(node: &Node, run: u32, averager: &Hotkey, window: u64) -> R
     let agreement = Agreement { run_digest, ..agreement };
     let opened = object::open::<Manifest>(&agreement, averager, window, Kind::Manifest, &found.bytes);
     Ok(opened.ok().map(|opened| opened.body))
+}
+
+/// The tensors of a safetensors file by any writer; `None` where it is damaged or holds anything but F32.
+fn from_safetensors(bytes: &[u8]) -> Option<Tensors> {
+    let header = bytes.first_chunk().map(|n| u64::from_le_bytes(*n))?;
+    if header > tensor_file::MAX_HEADER {
+        return None;
+    }
+    let file = SafeTensors::deserialize(bytes).ok()?;
+    let tensors = file.iter().map(|(name, view)| {
+        let data = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        (view.dtype() == Dtype::F32).then(|| Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data })
+    });
+    Tensors::new(tensors.collect::<Option<_>>()?).ok()
 }
 
 /// A base by its key: one of our own snapshots or any plain safetensors file in F32.

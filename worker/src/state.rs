@@ -11,9 +11,9 @@ use std::{
 use bistro_protocol::{
     hotkey::Hotkey,
     object::{Agreement, Hex32},
-    tensors::{Tensor, Tensors},
+    tensor_file,
+    tensors::Tensors,
 };
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{failure::Failure, files};
@@ -32,7 +32,7 @@ pub struct State {
 /// Who the folder belongs to.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Owner {
+pub(crate) struct Owner {
     genesis: Hex32,
     netuid: u16,
     run: u32,
@@ -101,7 +101,7 @@ impl State {
         let note =
             BaseNote { window: saved.window, previous: Hex32(saved.previous), digest: Hex32(saved.base.digest()) };
         let note = serde_json::to_string(&note).expect("plain data serialises");
-        let bytes = to_safetensors(&saved.base, [("note".to_owned(), note)].into());
+        let bytes = tensor_file::write(&[("note", note)], &saved.base);
         Ok(files::write_atomic(&self.path(&base_file(saved.window)), &bytes)?)
     }
 
@@ -213,35 +213,17 @@ fn base_file(window: u64) -> String {
     format!("base-{window:08}.safetensors")
 }
 
-/// Tensors as a plain safetensors file with metadata.
-fn to_safetensors(tensors: &Tensors, metadata: std::collections::HashMap<String, String>) -> Vec<u8> {
-    let bytes: Vec<Vec<u8>> = tensors.iter().map(|t| t.data.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-    let views = tensors.iter().zip(&bytes).map(|(t, bytes)| {
-        let view = TensorView::new(Dtype::F32, t.shape.clone(), bytes).expect("the bytes fill the shape");
-        (t.name.clone(), view)
-    });
-    safetensors::serialize(views, Some(metadata)).expect("sound tensors serialise")
-}
-
-fn parse_base(bytes: &[u8]) -> Option<SavedBase> {
-    let (_, metadata) = SafeTensors::read_metadata(bytes).ok()?;
-    let note: BaseNote = serde_json::from_str(metadata.metadata().as_ref()?.get("note")?).ok()?;
-    let base = from_safetensors(bytes)?;
+pub(crate) fn parse_base(bytes: &[u8]) -> Option<SavedBase> {
+    let (fields, base) = tensor_file::read(bytes).ok()?;
+    let (_, note) = fields.iter().find(|(key, _)| key == "note")?;
+    let note: BaseNote = serde_json::from_str(note).ok()?;
     (base.digest() == note.digest.0).then_some(SavedBase { window: note.window, previous: note.previous.0, base })
-}
-
-/// The tensors of a plain safetensors file; `None` where it is damaged or holds anything but F32.
-pub fn from_safetensors(bytes: &[u8]) -> Option<Tensors> {
-    let file = SafeTensors::deserialize(bytes).ok()?;
-    let tensors = file.iter().map(|(name, view)| {
-        let data = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        (view.dtype() == Dtype::F32).then(|| Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data })
-    });
-    Tensors::new(tensors.collect::<Option<_>>()?).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use bistro_protocol::tensors::Tensor;
+
     use super::*;
 
     fn agreement() -> Agreement {

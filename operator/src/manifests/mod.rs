@@ -16,7 +16,7 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Secret},
 };
 
-pub use read::read;
+pub use read::{read, read_text};
 
 /// An object and the file that it came from.
 #[derive(Clone, Debug, PartialEq)]

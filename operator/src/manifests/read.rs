@@ -14,6 +14,10 @@ use crate::admission;
 
 /// Larger files are no manifests; an API server takes 3 MiB per request.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+/// Most values that aliases may repeat: a few bytes of them can stand for a million values.
+const MAX_REPEATED: usize = 2_000;
+/// Most repeats of one anchor, which may be a long text.
+const MAX_REPEATS: usize = 16;
 /// Kinds of Kubernetes that come with Bistro's resources and mean nothing outside a cluster are named in a warning.
 const BISTRO_GROUP: &str = "bistro.dev/";
 
@@ -26,6 +30,13 @@ pub fn read(paths: &[PathBuf]) -> Result<Manifests, Problems> {
             Err(error) => reader.refuse(Problem::new(path, "", "", format!("failed to read: {error}"))),
         }
     }
+    if reader.problems.is_empty() { Ok(reader.manifests) } else { Err(Problems(reader.problems)) }
+}
+
+/// Reads the text of one file, which messages call `file`.
+pub fn read_text(file: &Path, text: &str) -> Result<Manifests, Problems> {
+    let mut reader = Reader::default();
+    reader.text(file, text);
     if reader.problems.is_empty() { Ok(reader.manifests) } else { Err(Problems(reader.problems)) }
 }
 
@@ -63,12 +74,19 @@ impl Reader {
     }
 
     fn file(&mut self, file: &Path) {
-        let text = match read_bounded(file) {
-            Ok(text) => text,
-            Err(error) => return self.refuse(Problem::new(file, "", "", format!("failed to read: {error}"))),
-        };
+        match read_bounded(file) {
+            Ok(text) => self.text(file, &text),
+            Err(error) => self.refuse(Problem::new(file, "", "", format!("failed to read: {error}"))),
+        }
+    }
+
+    fn text(&mut self, file: &Path, text: &str) {
         // JSON is YAML, so one parser reads both.
-        match serde_yaml::from_multiple::<Value>(&text) {
+        let limits = serde_yaml::alias_limits! {
+            max_total_replayed_events: MAX_REPEATED,
+            max_alias_expansions_per_anchor: MAX_REPEATS,
+        };
+        match serde_yaml::from_multiple_with_options::<Value>(text, serde_yaml::options! { alias_limits: limits }) {
             Ok(documents) => documents.into_iter().for_each(|document| self.document(file, document)),
             Err(error) => {
                 let place = error.location().map(|l| format!("line {}, column {}", l.line(), l.column()));

@@ -8,10 +8,10 @@ use std::{
 
 use bistro_api::{NodeStatus, Role, status::WindowRecord};
 
-use super::lines;
-
-/// A message that comes back within this time is not shown again.
-const REPEATED: Duration = Duration::from_secs(60);
+use super::{
+    answer,
+    node_view::{News, NodeView},
+};
 
 /// All nodes.
 #[derive(Debug, Default)]
@@ -26,34 +26,6 @@ pub struct Board {
     before: BTreeSet<u64>,
     /// Digest of each base and the node that named it first.
     bases: BTreeMap<u64, (String, String)>,
-}
-
-/// One node.
-#[derive(Debug)]
-pub struct NodeView {
-    /// Name of its pod.
-    pub id: String,
-    /// Name for people.
-    pub label: String,
-    /// What it does.
-    pub role: Role,
-    /// Its latest answer.
-    pub status: Option<NodeStatus>,
-    /// All its windows; answers hold the last 64 only.
-    pub history: BTreeMap<u64, WindowRecord>,
-    /// The last window that was shown.
-    shown: Option<u64>,
-    /// Its verdicts when that window was shown.
-    verdicts: BTreeMap<String, u64>,
-    /// Its messages, and when each was shown.
-    messages: BTreeMap<String, Duration>,
-}
-
-impl NodeView {
-    /// The newest window whose base it holds.
-    pub fn newest_window(&self) -> Option<u64> {
-        self.history.keys().next_back().copied()
-    }
 }
 
 /// Two nodes that hold different bases.
@@ -81,22 +53,14 @@ impl fmt::Display for Divergence {
 impl Board {
     /// A board for nodes, by name of the pod, name for people and role.
     pub fn new(nodes: impl IntoIterator<Item = (String, String, Role)>) -> Self {
-        let view = |(id, label, role)| NodeView {
-            id,
-            label,
-            role,
-            status: None,
-            history: BTreeMap::new(),
-            shown: None,
-            verdicts: BTreeMap::new(),
-            messages: BTreeMap::new(),
-        };
+        let view = |(id, label, role)| NodeView::new(id, label, role);
         Self { nodes: nodes.into_iter().map(view).collect(), ..Self::default() }
     }
 
-    /// Takes in an answer; gives the lines to show, or the first divergence.
-    pub fn observe(&mut self, id: &str, status: NodeStatus, now: Duration) -> Result<Vec<String>, Divergence> {
+    /// Takes in an answer; gives what is new, or the first divergence.
+    pub fn observe(&mut self, id: &str, status: NodeStatus, now: Duration) -> Result<Vec<News>, Divergence> {
         let Some(index) = self.nodes.iter().position(|node| node.id == id) else { return Ok(Vec::new()) };
+        let status = answer::bounded(status);
         if status.role == Role::Validator && status.first_weights_block.is_some() {
             self.first_weights.get_or_insert(now);
         }
@@ -106,10 +70,37 @@ impl Board {
             self.count(record, first_answer);
             self.nodes[index].history.insert(record.window, record.clone());
         }
-        self.nodes[index].status = Some(status);
-        let scores = self.miner_score(index);
-        let width = self.nodes.iter().map(|node| node.label.chars().count()).max().unwrap_or_default();
+        self.nodes[index].answered(status);
+        let (scores, width) = (self.miner_score(index), self.label_width());
         Ok(self.nodes[index].news(first_answer, scores, width, now))
+    }
+
+    /// A node gave no answer, and why; gives what is new.
+    pub fn unanswered(&mut self, id: &str, why: &str, now: Duration) -> Option<News> {
+        self.node(id)?.unanswered(why, now)
+    }
+
+    /// The process of a node ended, and how; it starts again.
+    pub fn restarting(&mut self, id: &str, cause: &str, now: Duration) {
+        if let Some(node) = self.node(id) {
+            node.restarting(cause, now);
+        }
+    }
+
+    fn node(&mut self, id: &str) -> Option<&mut NodeView> {
+        self.nodes.iter_mut().find(|node| node.id == id)
+    }
+
+    /// Characters of the longest name.
+    pub fn label_width(&self) -> usize {
+        self.nodes.iter().map(|node| node.label.chars().count()).max().unwrap_or_default()
+    }
+
+    /// The latest finalised block, as half of the nodes or more see it: one that errs does not move the clock.
+    pub fn block(&self) -> Option<u64> {
+        let mut blocks: Vec<u64> = self.nodes.iter().filter_map(|node| node.status.as_ref()?.block).collect();
+        blocks.sort_unstable();
+        blocks.get(blocks.len() / 2).copied()
     }
 
     fn compare(&mut self, label: &str, record: &WindowRecord) -> Result<(), Divergence> {
@@ -166,44 +157,6 @@ impl Board {
     }
 }
 
-impl NodeView {
-    /// Lines for what is new: each window that the node has left behind, and a new message.
-    fn news(&mut self, first_answer: bool, score: Option<f64>, width: usize, now: Duration) -> Vec<String> {
-        let mut news = Vec::new();
-        let Some(status) = self.status.as_ref() else { return news };
-        if first_answer {
-            self.verdicts = status.verdicts.clone();
-        }
-        if let Some(newest) = self.newest_window() {
-            // Windows from before `up` are history, not news.
-            let from = match self.shown {
-                Some(shown) => shown + 1,
-                None if first_answer => newest,
-                None => 0,
-            };
-            for (window, record) in self.history.range(from..newest.max(from)) {
-                let verdicts = lines::verdicts_since(&status.verdicts, &self.verdicts);
-                news.push(lines::window(*window, &self.label, width, status, record, score, &verdicts));
-                self.verdicts = status.verdicts.clone();
-            }
-            if newest > 0 {
-                self.shown = Some(self.shown.unwrap_or_default().max(newest - 1));
-            }
-        }
-        let message = status.message.lines().next().unwrap_or_default().trim().to_owned();
-        let fresh = |shown: &Duration| now.saturating_sub(*shown) < REPEATED;
-        if !message.is_empty() && !self.messages.get(&message).is_some_and(fresh) {
-            news.push(lines::message(&self.label, width, &message));
-        }
-        if !message.is_empty() {
-            // Said again while it is still true: it stays shown.
-            self.messages.insert(message, now);
-        }
-        self.messages.retain(|_, shown| now.saturating_sub(*shown) < REPEATED);
-        news
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -229,7 +182,7 @@ mod tests {
         serde_json::from_value(value).expect("a status")
     }
 
-    fn observe(board: &mut Board, role: Role, windows: std::ops::RangeInclusive<u64>) -> Vec<String> {
+    fn observe(board: &mut Board, role: Role, windows: std::ops::RangeInclusive<u64>) -> Vec<News> {
         board.observe(role.as_str(), status(role, windows), NOW).expect("the same bases")
     }
 
@@ -265,8 +218,8 @@ mod tests {
         assert!(observe(&mut board, Role::Averager, 0..=9).is_empty(), "history is no news");
         assert_eq!(board.target(1), None);
         let news = observe(&mut board, Role::Averager, 0..=10);
-        assert_eq!(news.len(), 1);
-        assert!(news[0].starts_with("window     9"), "{news:?}");
+        let [News::Window(line)] = news.as_slice() else { panic!("one window ended: {news:?}") };
+        assert!(line.starts_with("window     9"), "{line}");
         assert_eq!(board.target(1), Some(9));
     }
 
@@ -291,6 +244,17 @@ mod tests {
             board.observe("validator", with_weights.clone(), Duration::from_secs(seconds)).expect("the same bases");
         }
         assert_eq!(board.first_weights, Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn one_node_alone_does_not_move_the_clock() {
+        let mut board = board();
+        assert_eq!(board.block(), None);
+        for (role, block) in [(Role::Averager, 70), (Role::Miner, u64::MAX), (Role::Validator, 71)] {
+            let status = NodeStatus { block: Some(block), ..status(role, 0..=0) };
+            board.observe(role.as_str(), status, NOW).expect("the same bases");
+        }
+        assert_eq!(board.block(), Some(71));
     }
 
     #[test]

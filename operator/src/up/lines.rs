@@ -17,8 +17,7 @@ pub fn window(
     let uid = status.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string());
     let loss = decimals(record.held_out_loss, 3);
     let (score, incentive) = (decimals(score, 2), decimals(status.incentive, 2));
-    let weight =
-        status.weight.map_or_else(|| "-".to_owned(), |weight| format!("{:.0}%", positive_zero(weight) * 100.0));
+    let weight = percent(status.weight);
     let line = format!(
         "window {window:>5}  {label:<width$}  uid {uid:>3}  loss {loss:>6}  score {score:>4}  weight {weight:>4}  incentive {incentive:>4}  {verdicts}"
     );
@@ -42,8 +41,14 @@ pub fn verdicts_since(now: &BTreeMap<String, u64>, before: &BTreeMap<String, u64
     added.collect::<Vec<_>>().join(", ")
 }
 
-fn decimals(value: Option<f64>, places: usize) -> String {
+/// A number, or `-`.
+pub fn decimals(value: Option<f64>, places: usize) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{:.places$}", positive_zero(value)))
+}
+
+/// A share as `33%`, or `-`.
+pub fn percent(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{:.0}%", positive_zero(value) * 100.0))
 }
 
 /// An empty sum of floats is -0.0, which nobody wants to read.

@@ -3,21 +3,29 @@
 //! ```text
 //! files -> manifests -> network (references, plan) -> pods -> supervisor: one process each
 //!                                                              |  /status
-//!                          lines, summary, the end  <- board <-+ poll
+//!               lines or frames, summary, the end  <- board <-+ poll
 //! ```
 
+mod answer;
 pub mod board;
 mod devnet;
+mod display;
 mod endpoints;
+mod frame;
 pub mod leash;
 mod lines;
 pub mod network;
+pub mod node_view;
+mod not_honoured;
 mod pod;
 mod poll;
+mod screen;
 mod session;
 mod state;
+mod styled;
 pub mod summary;
 mod supervisor;
+mod text;
 
 use std::{
     path::PathBuf,
@@ -41,6 +49,9 @@ pub struct Arguments {
     /// End after so many windows that admitted work
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     windows: Option<u32>,
+    /// Show a line per node and window, as where the output is no terminal, instead of a table
+    #[arg(long)]
+    plain: bool,
     /// Write what it came to as JSON to this file
     #[arg(long, value_name = "FILE")]
     summary: Option<PathBuf>,

@@ -9,7 +9,10 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt;
 
-use super::endpoints::{self, Endpoints};
+use super::{
+    endpoints::{self, Endpoints},
+    not_honoured,
+};
 use crate::{
     admission,
     manifests::{Manifests, Problem, Problems, Sourced},
@@ -144,7 +147,7 @@ impl Planner<'_> {
                 self.secret(file, &resource, "spec.wallet.secretRef.name", validated.wallet_secret.as_deref());
                 let field = "spec.bucket.credentialsSecretRef.name";
                 self.secret(file, &resource, field, validated.bucket_secret.as_deref());
-                self.not_honoured(file, &resource, object.workload());
+                self.not_honoured(file, &resource, &not_honoured::workload(object.workload()));
                 let children = plan::build(&validated);
                 self.workloads.push(Workload { validated, children });
             }
@@ -161,20 +164,7 @@ impl Planner<'_> {
         }
     }
 
-    fn not_honoured(&mut self, file: &Path, resource: &str, workload: &bistro_api::workload::Workload) {
-        let pod = bistro_api::pod::Pod { env: Vec::new(), ..workload.pod.clone() };
-        let wants_gpu = workload.gpu.as_ref().is_some_and(|gpu| gpu.count > 0);
-        let fields: Vec<&str> = [
-            (workload.image.is_some(), "image"),
-            (wants_gpu, "gpu (every process sees all GPUs of this machine)"),
-            (workload.resources != Default::default(), "resources"),
-            (workload.storage.is_some(), "storage (the state is kept in a folder)"),
-            (pod != Default::default(), "pod, except pod.env"),
-            (workload.template.is_some(), "template"),
-        ]
-        .into_iter()
-        .filter_map(|(wanted, field)| wanted.then_some(field))
-        .collect();
+    fn not_honoured(&mut self, file: &Path, resource: &str, fields: &[String]) {
         if !fields.is_empty() {
             let warning =
                 format!("{}: {resource}: not honoured outside a cluster: {}", file.display(), fields.join(", "));
@@ -198,6 +188,7 @@ impl Planner<'_> {
             let message = "cannot be honoured outside a cluster: remove it, the image decides what runs";
             self.refuse(file, &resource, "spec.template.spec.containers[0].command", message);
         }
+        self.not_honoured(file, &resource, &not_honoured::job(pod, container));
         for volume in pod.volumes.iter().flatten() {
             let field = format!("spec.template.spec.volumes[{}]", volume.name);
             let secret = volume.secret.as_ref().and_then(|secret| secret.secret_name.clone());

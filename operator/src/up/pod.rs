@@ -19,6 +19,9 @@ use crate::plan::contract;
 
 /// Retries of a Job that does not say, as Kubernetes has it.
 const BACKOFF_LIMIT: u32 = 6;
+/// Fields of a pod that a process has too.
+const POD_NAME: &str = "metadata.name";
+const POD_NAMESPACE: &str = "metadata.namespace";
 
 /// A process and everything that it needs.
 #[derive(Clone, Debug)]
@@ -163,8 +166,8 @@ impl Renderer<'_> {
             return text(&self.network.config_maps, &reference.name, &reference.key);
         }
         match source.field_ref.as_ref()?.field_path.as_str() {
-            "metadata.name" => Some(id.to_owned()),
-            "metadata.namespace" => Some("default".to_owned()),
+            POD_NAME => Some(id.to_owned()),
+            POD_NAMESPACE => Some("default".to_owned()),
             _ => None,
         }
     }
@@ -172,12 +175,7 @@ impl Renderer<'_> {
     /// Writes the Secrets and ConfigMaps that are mounted below the secrets folder of the contract.
     fn mount_secrets(&self, secrets: &Path, pod: &PodSpec, container: &Container) -> Result<(), StateError> {
         for mount in container.volume_mounts.iter().flatten() {
-            let below = mount.mount_path.strip_prefix(contract::SECRETS_FOLDER).and_then(|rest| rest.strip_prefix('/'));
-            // One plain folder name: a path could lead out of the pod's folder.
-            let Some(name) = below.filter(|name| !name.is_empty() && !name.contains(['/', '\\']) && *name != "..")
-            else {
-                continue;
-            };
+            let Some(name) = secrets_folder(&mount.mount_path) else { continue };
             let Some(content) = self.content(pod, &mount.name) else { continue };
             let folder = secrets.join(name);
             create_folder(&folder)?;
@@ -195,6 +193,18 @@ impl Renderer<'_> {
         }
         self.network.config_maps.get(&volume.config_map.as_ref()?.name)
     }
+}
+
+/// The folder below that of the Secrets where this path mounts something; `None` for any other path.
+pub fn secrets_folder(mount_path: &str) -> Option<&str> {
+    let below = mount_path.strip_prefix(contract::SECRETS_FOLDER)?.strip_prefix('/')?;
+    // One plain folder name: a path could lead out of the pod's folder.
+    (!below.is_empty() && !below.contains(['/', '\\']) && below != "..").then_some(below)
+}
+
+/// Whether a process has this field of a pod.
+pub fn is_known_field(path: &str) -> bool {
+    matches!(path, POD_NAME | POD_NAMESPACE)
 }
 
 /// Keys of Secrets are file names in a cluster too.

@@ -3,39 +3,35 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    io::Write,
-    net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use bistro_api::NodeStatus;
-use futures::future::join_all;
 use kube::ResourceExt;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
-    time::{interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use super::{
     Arguments, UpError,
     board::Board,
     devnet::{self, DevnetOptions},
+    display::{Display, FRAME},
     endpoints::Endpoints,
+    frame::Heading,
     network::{self, Network},
     pod::{LocalPod, Renderer},
-    poll::Poller,
+    poll::{Addresses, PollError, keep_asking},
     state::StateFolder,
     summary,
     supervisor::{Event, Supervisor, Wanted},
 };
 use crate::{manifests::Manifests, plan::contract};
 
-/// How often nodes are asked. Windows take ten seconds at least, so nothing is missed.
-const POLL: Duration = Duration::from_millis(500);
 /// First and longest wait before a process starts again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long the end waits for a node that has not followed the last window.
@@ -46,14 +42,12 @@ const STRAGGLER_WINDOWS: u64 = 2;
 /// Ends that take longer are worth a word.
 const QUICK: Duration = Duration::from_secs(2);
 
-/// Where each running node serves, by the id of its pod.
-type Addresses = Arc<Mutex<BTreeMap<String, SocketAddr>>>;
-
 /// A running network.
 pub struct Session<'a> {
     arguments: &'a Arguments,
     started: Instant,
     board: Board,
+    display: Display,
     labels: BTreeMap<String, String>,
     addresses: Addresses,
     events: mpsc::UnboundedReceiver<Event>,
@@ -132,6 +126,7 @@ impl<'a> Session<'a> {
             arguments,
             started,
             board: Board::default(),
+            display: Display::new(arguments.plain, started),
             labels: BTreeMap::new(),
             addresses: Addresses::default(),
             events,
@@ -146,9 +141,10 @@ impl<'a> Session<'a> {
             interrupts: Interrupts::listen().map_err(UpError::Runtime)?,
             target_since: None,
         };
-        network.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+        network.warnings.iter().for_each(|warning| session.display.say(&format!("warning: {warning}")));
         let ended = session.run(manifests, network, &state, programs).await;
         session.stop().await;
+        session.display.end(&session.board);
         session.write_summary()?;
         ended
     }
@@ -164,7 +160,8 @@ impl<'a> Session<'a> {
             let Some(endpoints) = self.start_devnet(&network, state, &programs).await? else { return Ok(()) };
             network = network::plan(&network::on_devnet(&manifests, &endpoints))?;
         } else if self.arguments.devnet_corpus.is_some() {
-            say("warning: --devnet-corpus means nothing here: no endpoint of the subnet names the host devnet");
+            self.display
+                .say("warning: --devnet-corpus means nothing here: no endpoint of the subnet names the host devnet");
         }
         let count = network.workloads.iter().map(|w| w.validated.replicas).sum::<i32>();
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -178,7 +175,8 @@ impl<'a> Session<'a> {
         unambiguous(&mut nodes);
         let view = |pod: &LocalPod| Some((pod.id.clone(), pod.label.clone(), pod.role?));
         self.board = Board::new(nodes.iter().filter_map(view));
-        say(&header(&network, &nodes, &jobs, state));
+        self.display.say(&header(&network, &nodes, &jobs, state));
+        self.display.begin(heading(&network, self.arguments));
         jobs.into_iter().chain(nodes).for_each(|pod| self.start(pod));
         self.watch().await
     }
@@ -216,22 +214,42 @@ impl<'a> Session<'a> {
     /// Until the windows are done, something fails or somebody interrupts.
     async fn watch(&mut self) -> Result<(), UpError> {
         let (sender, mut answers) = mpsc::channel(64);
-        let ids: BTreeSet<String> = self.board.nodes.iter().map(|node| node.id.clone()).collect();
         let mut background = JoinSet::new();
-        background.spawn(ask(ids, self.addresses.clone(), sender));
+        for node in &self.board.nodes {
+            background.spawn(keep_asking(node.id.clone(), self.addresses.clone(), sender.clone()));
+        }
+        let mut frames = interval(FRAME);
+        frames.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut resumed = signal(SignalKind::from_raw(nix::libc::SIGCONT)).map_err(UpError::Runtime)?;
         loop {
             tokio::select! {
                 Some(event) = self.events.recv() => self.handle(event)?,
-                Some((id, status)) = answers.recv() => {
-                    let news = self.board.observe(&id, status, self.started.elapsed()).map_err(UpError::Diverged)?;
-                    news.iter().for_each(|line| say(line));
+                Some((id, answer)) = answers.recv() => {
+                    self.take_in(&id, answer)?;
                     if self.done() {
                         return Ok(());
                     }
                 }
+                _ = frames.tick() => self.display.draw(&self.board),
+                _ = resumed.recv() => self.display.resume(),
                 () = self.interrupts.next() => return Ok(()),
             }
         }
+    }
+
+    fn take_in(&mut self, id: &str, answer: Result<NodeStatus, PollError>) -> Result<(), UpError> {
+        let now = self.started.elapsed();
+        match answer {
+            Ok(status) => {
+                let news = self.board.observe(id, status, now).map_err(UpError::Diverged)?;
+                self.display.news(&self.board, news);
+            }
+            Err(why) => {
+                let news = self.board.unanswered(id, &why.to_string(), now);
+                self.display.news(&self.board, news);
+            }
+        }
+        Ok(())
     }
 
     fn handle(&mut self, event: Event) -> Result<(), UpError> {
@@ -243,9 +261,15 @@ impl<'a> Session<'a> {
                 }
             }
             Event::Restarting { id, cause, after } => {
-                say(&format!("{} {cause}, starting again in {:.1} s", label(&id), after.as_secs_f64()));
+                // Another process may get its port.
+                if let Ok(mut addresses) = self.addresses.lock() {
+                    addresses.remove(&id);
+                }
+                self.board.restarting(&id, &cause, self.started.elapsed());
+                let line = format!("{} {cause}, starting again in {:.1} s", label(&id), after.as_secs_f64());
+                self.display.say(&line);
             }
-            Event::Done { id } => say(&format!("job {} is done", label(&id))),
+            Event::Done { id } => self.display.say(&format!("job {} is done", label(&id))),
             Event::Failed { id, line } => return Err(UpError::Failed(label(&id), line)),
         }
         Ok(())
@@ -261,9 +285,10 @@ impl<'a> Session<'a> {
         }
         let since = *self.target_since.get_or_insert_with(Instant::now);
         let newest = self.board.nodes.iter().filter_map(|node| node.newest_window()).max();
-        let over = newest.is_some_and(|newest| newest > target + STRAGGLER_WINDOWS);
+        let over = newest.is_some_and(|newest| newest > target.saturating_add(STRAGGLER_WINDOWS));
         if over || since.elapsed() > STRAGGLER_GRACE {
-            say(&format!("warning: {} did not follow window {target} in time", behind.join(", ")));
+            let line = format!("warning: {} did not follow window {target} in time", behind.join(", "));
+            self.display.say(&line);
             return true;
         }
         false
@@ -272,7 +297,11 @@ impl<'a> Session<'a> {
     /// Nodes first: they may still be writing to the bucket.
     async fn stop(&mut self) {
         for group in [&mut self.nodes, &mut self.devnet] {
-            stop_group(group, &mut self.interrupts, &self.labels).await;
+            if let Some(late) = ask_to_stop(group, &self.labels).await {
+                self.display.say(&format!("waiting for {late} to end; Ctrl-C again kills"));
+                self.display.draw(&self.board);
+                stop_late(group, &mut self.interrupts).await;
+            }
         }
     }
 
@@ -284,18 +313,22 @@ impl<'a> Session<'a> {
     }
 }
 
-/// SIGTERM, then the grace of the contract, then SIGKILL; an interrupt cuts the grace short.
-async fn stop_group(group: &mut Group, interrupts: &mut Interrupts, labels: &BTreeMap<String, String>) {
+/// SIGTERM; the names of those that take more than a moment.
+async fn ask_to_stop(group: &mut Group, labels: &BTreeMap<String, String>) -> Option<String> {
     if group.running.is_empty() {
-        return;
+        return None;
     }
     group.wanted.send_replace(Wanted::Stopped);
-    let grace = Duration::from_secs(u64::try_from(contract::GRACE_SECONDS).unwrap_or_default());
     if timeout(QUICK, group.drain()).await.is_ok() {
-        return;
+        return None;
     }
     let names: Vec<&str> = group.ids.iter().map(|id| labels.get(id).unwrap_or(id).as_str()).collect();
-    say(&format!("waiting for {} to end; Ctrl-C again kills", names.join(", ")));
+    Some(names.join(", "))
+}
+
+/// The grace of the contract, then SIGKILL; an interrupt cuts the grace short.
+async fn stop_late(group: &mut Group, interrupts: &mut Interrupts) {
+    let grace = Duration::from_secs(u64::try_from(contract::GRACE_SECONDS).unwrap_or_default());
     tokio::select! {
         () = group.drain() => return,
         () = interrupts.next() => {}
@@ -303,26 +336,6 @@ async fn stop_group(group: &mut Group, interrupts: &mut Interrupts, labels: &BTr
     }
     group.wanted.send_replace(Wanted::Killed);
     group.drain().await;
-}
-
-/// Asks all nodes at once, again and again.
-async fn ask(ids: BTreeSet<String>, addresses: Addresses, answers: mpsc::Sender<(String, NodeStatus)>) {
-    let poller = Poller::default();
-    let mut ticks = interval(POLL);
-    loop {
-        ticks.tick().await;
-        let known = addresses.lock().map(|addresses| addresses.clone()).unwrap_or_default();
-        let nodes = known.into_iter().filter(|(id, _)| ids.contains(id));
-        let asked = nodes.map(|(id, address)| {
-            let poller = poller.clone();
-            async move { poller.status(address).await.map(|status| (id, status)) }
-        });
-        for answer in join_all(asked).await.into_iter().flatten() {
-            if answers.send(answer).await.is_err() {
-                return;
-            }
-        }
-    }
 }
 
 /// Nodes of two kinds may have one name; then the pods' names tell them apart.
@@ -353,8 +366,13 @@ fn header(network: &Network, nodes: &[LocalPod], jobs: &[LocalPod], state: &Stat
     lines.join("\n")
 }
 
-/// A line for people; a closed pipe is no reason to stop a network.
-fn say(line: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+fn heading(network: &Network, arguments: &Arguments) -> Heading {
+    let spec = &network.subnet.spec;
+    Heading {
+        subnet: network.subnet.name_any(),
+        netuid: spec.netuid,
+        run: spec.run.id,
+        schedule: spec.run.schedule.clone(),
+        windows: arguments.windows,
+    }
 }

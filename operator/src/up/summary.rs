@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bistro_api::Role;
 use serde::{Deserialize, Serialize};
 
-use super::{board::Board, lines::positive_zero};
+use super::{board::Board, lines::positive_zero, node_view::NodeView};
 
 /// The whole file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ pub struct NodeSummary {
 
 /// The summary of what the board knows.
 pub fn of(board: &Board) -> Summary {
-    let node = |(index, node): (usize, &super::board::NodeView)| {
+    let node = |(index, node): (usize, &NodeView)| {
         let status = node.status.as_ref();
         let losses = || node.history.values().filter_map(|record| record.held_out_loss);
         NodeSummary {

@@ -19,7 +19,10 @@ use tokio::{
     sync::{mpsc::UnboundedSender, watch},
 };
 
-use super::pod::{LocalPod, Restarts};
+use super::{
+    pod::{LocalPod, Restarts},
+    text,
+};
 use crate::plan::contract;
 
 /// A process that ran this long was well, so its next failure is a first one.
@@ -179,7 +182,7 @@ fn describe(status: ExitStatus) -> String {
 fn last_line(pod: &LocalPod) -> String {
     let line = tail(&pod.log()).unwrap_or_default();
     let line = line.lines().rev().map(str::trim).find(|line| !line.is_empty());
-    line.map_or_else(|| format!("it wrote nothing, see {}", pod.log().display()), str::to_owned)
+    line.map_or_else(|| format!("it wrote nothing, see {}", pod.log().display()), text::plain)
 }
 
 fn tail(path: &Path) -> io::Result<String> {

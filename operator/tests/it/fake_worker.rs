@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     os::unix::fs::PermissionsExt,
     path::Path,
     process,
@@ -56,17 +56,23 @@ fn plays_its_part() {
         std::thread::sleep(Duration::from_secs(60));
         process::exit(0);
     }
-    serve(&variable("BISTRO_HTTP"), part);
+    serve(&variable("BISTRO_HTTP"), part, &Path::new(&folder).join("asked"));
 }
 
 /// Answers `/status`: the windows go by with the time, or as the scenario says.
-fn serve(address: &str, part: &Value) {
+fn serve(address: &str, part: &Value, asked: &Path) {
     let listener = TcpListener::bind(address).expect("the address that up chose");
     let started = Instant::now();
     for connection in listener.incoming() {
         let mut connection = connection.expect("a connection");
         let mut lines = BufReader::new(connection.try_clone().expect("cloned")).lines();
         while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+        if part.get("role").is_none() && !part.is_null() {
+            let mut asked = fs::OpenOptions::new().create(true).append(true).open(asked).expect("a file");
+            asked.write_all(b".").expect("noted");
+            misbehave(part, connection);
+            continue;
+        }
         let body = status(part, started).to_string();
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
         // Whoever asked may be gone.
@@ -74,8 +80,25 @@ fn serve(address: &str, part: &Value) {
     }
 }
 
+/// Answers nothing for a while, something else, or far too much.
+fn misbehave(part: &Value, mut connection: TcpStream) {
+    if part["mute"] == true {
+        // Whoever asks waits for it, and others do not.
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs(60));
+            drop(connection);
+        });
+        return;
+    }
+    let body = vec![b'{'; if part["floods"] == true { 100 << 20 } else { 100 }];
+    // Whoever asked has heard enough.
+    let _ = write!(connection, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let _ = connection.write_all(&body);
+}
+
 fn status(part: &Value, started: Instant) -> Value {
-    let reached = 10 + u64::try_from(started.elapsed().as_millis() / WINDOW.as_millis()).expect("small");
+    let block = 400 + u64::try_from(40 * started.elapsed().as_millis() / WINDOW.as_millis()).expect("small");
+    let reached = block / 40;
     let reached = reached.min(part["stopsAt"].as_u64().unwrap_or(u64::MAX));
     let history: Vec<Value> = (10..=reached)
         .map(|window| {
@@ -88,6 +111,7 @@ fn status(part: &Value, started: Instant) -> Value {
     let role = part["role"].as_str().unwrap_or("miner");
     let reachable = json!({"reachable": true});
     let mut status = json!({"role": role, "phase": "waiting", "windows": reached - 10, "history": history,
+        "block": block, "uploadedBytes": 1500,
         "chain": reachable, "bucket": reachable, "hotkey": format!("5{role}"), "uid": 3, "weight": 0.5, "incentive": 1.0,
         "verdicts": {"accepted": reached - 10}, "message": part["message"].as_str().unwrap_or_default()});
     if role == "validator" {

@@ -43,7 +43,7 @@ fn good_input_passes() {
 fn the_examples_pass() {
     let manifests = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests");
     let output = bistro(&["check", "-f", &format!("{manifests}/quickstart.yaml")]);
-    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()), "no error and no warning");
     // The others name a Subnet and Secrets that only their users have.
     for example in ["miner", "validator", "averager"] {
         let output = bistro(&["check", "-f", &format!("{manifests}/{example}.yaml")]);
@@ -169,4 +169,42 @@ fn jobs_that_cannot_run_here() {
         field.contains("spec.template.spec.containers[0].arg: is no field that exists here: did you mean args?"),
         "{field}"
     );
+}
+
+#[test]
+fn what_a_process_does_not_get_is_said_once_each() {
+    let container = json!({
+        "name": "x", "image": "bistro-worker", "args": ["dataset", "--to=$(TARGET)"], "workingDir": "/data",
+        "env": [
+            {"name": "TARGET", "value": "s3://$(BUCKET)/x"},
+            {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+            {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "k"}}}],
+        "envFrom": [{"secretRef": {"name": "keys"}}],
+        "volumeMounts": [
+            {"name": "keys", "mountPath": "/run/bistro/secrets/bucket"},
+            {"name": "keys", "mountPath": "/etc/keys"},
+            {"name": "scratch", "mountPath": "/tmp"},
+            {"name": "scratch", "mountPath": "/run/bistro/secrets/scratch"},
+            {"name": "disk", "mountPath": "/data"}]
+    });
+    let volumes = json!([{"name": "keys", "secret": {"secretName": "keys"}}, {"name": "scratch", "emptyDir": {}},
+        {"name": "disk", "hostPath": {"path": "/data"}}]);
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "dig"},
+        "spec": {"template": {"spec": {"restartPolicy": "Never", "containers": [container], "volumes": volumes}}}});
+    let keys = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"k": "x"}});
+    let miner = with(miner(), "/spec/pod", json!({"env": [{"name": "A", "value": "$(B)"}]}));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = write(folder.path(), "net.yaml", &[subnet(), keys, miner, job]).display().to_string();
+    let output = bistro(&["check", "-f", &file]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let expected = format!(
+        "warning: {file}: Miner ibex: not honoured outside a cluster: the reference in pod.env[A] (it stays as it is)\n\
+         warning: {file}: Job dig: not honoured outside a cluster: \
+         the reference in the argument \"--to=$(TARGET)\" (it stays as it is), \
+         the reference in env[TARGET] (it stays as it is), env[HOST].valueFrom (the variable stays unset), \
+         envFrom (name each variable in env), workingDir, the mount of volume keys at /etc/keys, \
+         the mount of volume scratch at /run/bistro/secrets/scratch, the mount of volume disk at /data\n"
+    );
+    assert_eq!(text(&output.stderr), expected);
 }

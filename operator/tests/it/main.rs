@@ -5,4 +5,5 @@ mod input;
 mod plans;
 mod rules;
 mod support;
+mod terminal;
 mod up;

@@ -19,13 +19,13 @@ use crate::{
 };
 
 /// A folder with a scenario, its manifests and its state.
-struct Scene {
+pub struct Scene {
     folder: tempfile::TempDir,
     manifests: PathBuf,
 }
 
 impl Scene {
-    fn new(objects: &[Value], scenario: Value) -> Self {
+    pub fn new(objects: &[Value], scenario: Value) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         fake_worker::install(folder.path(), &scenario);
         let manifests = write(folder.path(), "net.yaml", objects);
@@ -36,7 +36,7 @@ impl Scene {
         self.folder.path()
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(BISTRO);
         command.arg("up").arg("-f").arg(&self.manifests);
         command.arg("--bin-dir").arg(self.path()).arg("--state").arg(self.path().join("state")).args(arguments);
@@ -44,12 +44,12 @@ impl Scene {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("bistro runs")
     }
 
     /// Pod, process id and arguments of every process that was started.
-    fn notes(&self) -> Vec<(String, i32, String)> {
+    pub fn notes(&self) -> Vec<(String, i32, String)> {
         let notes = fs::read_to_string(self.path().join("notes")).unwrap_or_default();
         let line = |line: &str| {
             let mut words = line.splitn(3, ' ');
@@ -59,11 +59,16 @@ impl Scene {
         notes.lines().map(line).collect()
     }
 
+    /// How often a node that gives no status was asked.
+    fn asked(&self) -> usize {
+        fs::read_to_string(self.path().join("asked")).map_or(0, |asked| asked.len())
+    }
+
     fn wait_for_processes(&self, count: usize) {
         until(|| self.notes().len() >= count);
     }
 
-    fn nothing_runs(&self) {
+    pub fn nothing_runs(&self) {
         until(|| self.notes().iter().all(|(_, id, _)| !runs(*id)));
     }
 }
@@ -74,7 +79,7 @@ fn runs(id: i32) -> bool {
 }
 
 /// Waits for something that must come; a test that waits too long has failed.
-fn until(mut condition: impl FnMut() -> bool) {
+pub fn until(mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {
         assert!(begin.elapsed() < Duration::from_secs(60), "waited in vain");
@@ -82,15 +87,15 @@ fn until(mut condition: impl FnMut() -> bool) {
     }
 }
 
-fn signal(child: &Child, signal: Signal) {
+pub fn signal(child: &Child, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(child.id()).expect("an id")), signal).expect("signalled");
 }
 
-fn three_nodes() -> Vec<Value> {
+pub fn three_nodes() -> Vec<Value> {
     vec![subnet(), node("Averager", "marmot"), node("Validator", "eagle"), node("Miner", "ibex")]
 }
 
-fn roles() -> Value {
+pub fn roles() -> Value {
     json!({"averager-marmot-0": {"role": "averager"}, "validator-eagle-0": {"role": "validator"}, "miner-ibex-0": {"role": "miner"}})
 }
 
@@ -280,6 +285,26 @@ fn a_job_is_tried_as_often_as_it_says() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stderr), "dig: no corpus\n");
     assert_eq!(scene.notes().len(), 2);
+}
+
+#[test]
+fn a_node_that_does_not_answer_stops_nobody() {
+    for part in [json!({"mute": true}), json!({"garbage": true}), json!({"floods": true})] {
+        let mut scenario = roles();
+        scenario["miner-ibex-0"] = part.clone();
+        let scene = Scene::new(&three_nodes(), scenario);
+        let summary = scene.path().join("summary.json");
+        let up = scene.command(&["--summary", &summary.display().to_string()]).spawn().expect("bistro runs");
+        scene.wait_for_processes(3);
+        until(|| scene.asked() >= 3);
+        signal(&up, Signal::SIGINT);
+        let output = up.wait_with_output().expect("ended");
+        assert_eq!(output.status.code(), Some(0), "{part}: {}", text(&output.stderr));
+        let summary: Value = serde_json::from_str(&fs::read_to_string(summary).expect("written")).expect("JSON");
+        let hotkeys: Vec<_> = (0..3).map(|node| summary["nodes"][node]["hotkey"].as_str()).collect();
+        assert_eq!(hotkeys, [Some("5averager"), Some("5validator"), None], "{part}");
+        scene.nothing_runs();
+    }
 }
 
 #[test]

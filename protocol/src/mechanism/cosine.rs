@@ -33,7 +33,7 @@ pub fn raw_score(delta: &Tensors, own: &Tensors, foreign: &[&Tensors]) -> f64 {
 
 /// Recomputed work has at least this cosine with what was published: 1.0000 on the same kind of machine; half of the
 /// work had 0.91 to 0.94.
-const RECOMPUTED: f64 = 0.99;
+pub const RECOMPUTED: f64 = 0.99;
 
 /// Whether published work is what a recomputation gives (`innerOptimizer: fresh`).
 pub fn is_recomputed(delta: &Tensors, expected: &Tensors) -> bool {

@@ -1,97 +1,110 @@
-//! How fast the quickstart learns, in process: the protocol's functions without bucket and chain.
-//!
-//! `make bench-convergence` prints a line per run. Losses of two runs compare only on the same text.
+//! How fast the protocol learns, and that it learns at all, without bucket and chain.
 
-use bistro_api::Run;
-use bistro_protocol::{
-    mechanism::cosine::outer_step,
-    merge::merge,
-    page::Pages,
-    seed,
-    slice::{Slice, SliceOf},
-    tensors::Tensors,
+use bistro_api::{Run, run::InnerOptimizer};
+use bistro_tests::{
+    arena::Arena,
+    runs::{Knobs, quickstart, small, smallest},
+    text::Text,
 };
-use bistro_worker::{
-    data::{self, Dataset, Folder, FolderDocuments},
-    engine::{Engine, Optimizer, Work},
+
+/// Losses of the base after each window.
+fn learn(text: &Text, run: Run, miners: usize, windows: usize) -> Vec<f64> {
+    let mut arena = Arena::new(text, run, miners, &[]);
+    let mut loss = |_| {
+        arena.play();
+        arena.loss()
+    };
+    (0..windows).map(&mut loss).collect()
+}
+
+/// Many miners learn faster than one; a slice costs little of that, and all of it where its gain is left out.
+#[test]
+fn many_learn_faster_than_one_if_the_gain_is_applied() {
+    let text = Text::generated(1 << 20);
+    let last = |miners, ratio, gain| {
+        let losses = learn(&text, smallest(Knobs { ratio, gain, ..Knobs::default() }), miners, 16);
+        losses[losses.len() - 1]
+    };
+    let (single, dense) = (last(1, 1, None), last(4, 1, None));
+    let (c4, without_gain) = (last(4, 4, None), last(4, 4, Some("1")));
+    let all = format!("single {single:.3}, dense {dense:.3}, c4 {c4:.3}, c4 without gain {without_gain:.3}");
+    assert!(dense < single - 0.05 && c4 < single - 0.05, "{all}");
+    assert!(without_gain > c4 + 0.1, "{all}");
+}
+
+/// Whoever changes it makes the margins of these tests meaningless.
+#[test]
+fn the_generated_text_is_pinned() {
+    assert_eq!(Text::generated(1 << 20).digest(), "caacc7b1555c7bdc");
+}
+
+/// Names, miners, what is special.
+const RUNS: [(&str, usize, Knobs<'static>); 7] = {
+    let kept = Knobs { ratio: 1, gain: None, learning_rate: "3e-3", optimizer: InnerOptimizer::Kept };
+    [
+        ("single", 1, kept),
+        ("dense", 8, kept),
+        ("c10", 8, Knobs { ratio: 10, ..kept }),
+        ("c10-no-gain", 8, Knobs { ratio: 10, gain: Some("1"), ..kept }),
+        ("fresh-c10", 8, Knobs { ratio: 10, optimizer: InnerOptimizer::Fresh, ..kept }),
+        ("dense-3", 3, kept),
+        ("c4", 3, Knobs { ratio: 4, ..kept }),
+    ]
 };
-use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
-/// Stand-ins for block hashes: one per window and purpose.
-fn hash(purpose: &str, window: u64) -> [u8; 32] {
-    seed::seed(purpose, &window)
-}
-
-/// The quickstart's run at another ratio and gain.
-fn quickstart(digest: &str, ratio: u32, gain: Option<&str>) -> Run {
-    let mut cosine = json!({ "sliceRatio": ratio });
-    if let Some(gain) = gain {
-        cosine["gain"] = json!(gain);
-    }
-    let run = json!({
-        "id": 1, "from": { "seed": 42 },
-        "schedule": { "windowBlocks": 40, "commitBlocks": 8, "uploadBlocks": 8, "mergeBlocks": 8 },
-        "dataset": { "prefix": "d", "digest": digest, "sequenceLength": 128, "pageSequences": 16, "pagesPerWindow": 4 },
-        "model": { "preset": "tiny" },
-        "training": { "learningRate": "3e-3", "batchSequences": 8, "innerSteps": 8 },
-        "mechanism": { "cosine": cosine }
-    });
-    serde_json::from_value(run).expect("a sound run")
-}
-
-/// Held-out loss of the base after so many windows of so many miners.
-async fn learn(dataset: &Dataset<Folder>, run: &Run, miners: u16, windows: u64) -> f64 {
-    let pages = Pages::new(&run.dataset, dataset.tokens()).expect("large enough");
-    let mut engine = Engine::new(&run.model, 256, run.dataset.sequence_length, 2).expect("a preset");
-    let cosine = run.mechanism.cosine.as_ref().expect("cosine");
-    let mut base = engine.initial(42).expect("drawn");
-    let mut optimizers = vec![Optimizer::fresh(); miners.into()];
-    for window in 0..windows {
-        let reveal = hash("reveal", window);
-        let of = SliceOf { netuid: 1, run: 1, window, reveal: &reveal, ratio: cosine.slice_ratio };
-        let slice = Slice::derive(of, &base);
-        let order = seed::pages(1, 1, window, &hash("start", window));
-        let mut works: Vec<Tensors> = Vec::new();
-        for (uid, optimizer) in (0..miners).zip(&mut optimizers) {
-            let sequences = read(dataset, &pages, &pages.own(&order, uid, run.dataset.pages_per_window)).await;
-            let work = Work { base: &base, sequences: &sequences, training: &run.training, windows: window };
-            let trained = engine.train(&work, optimizer, &CancellationToken::new(), |_| ()).expect("it trains");
-            works.push(slice.gather(&trained.parameters.minus(&base)));
-        }
-        let works: Vec<&Tensors> = works.iter().collect();
-        let merged = merge(&run.merge.rule, &works).expect("somebody works");
-        outer_step(&mut base, &slice, &merged, cosine, &run.training);
-    }
-    let held_out = read(dataset, &pages, &pages.displayed()).await;
-    engine.loss(&base, &held_out).expect("finite")
-}
-
-async fn read(dataset: &Dataset<Folder>, pages: &Pages, numbers: &[u64]) -> Vec<Vec<u32>> {
-    let mut sequences = Vec::new();
-    for page in numbers {
-        sequences.extend(dataset.page(pages, *page).await.expect("readable"));
-    }
-    sequences
-}
-
-/// The corpus is named by BISTRO_CORPUS, which the Makefile sets.
-#[tokio::test]
+/// `make bench-convergence`. Losses of two runs compare only where the digests of their texts are the same.
+#[test]
 #[ignore = "a benchmark: make bench-convergence"]
-async fn bench_convergence() {
-    let corpus = std::env::var("BISTRO_CORPUS").expect("BISTRO_CORPUS names the folder of text: use make");
-    let windows = std::env::var("WINDOWS").ok().and_then(|w| w.parse().ok()).unwrap_or(20);
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut documents = FolderDocuments::new(corpus.as_ref(), &["rs".to_owned()]).expect("a folder");
-    let tokens = Folder(folder.path().join("tokens"));
-    let digest = data::prepare(&mut documents, &tokens, None, |_| ()).await.expect("text").digest;
-    let runs =
-        [("single", 1, 1, Some("1")), ("dense", 3, 1, Some("1")), ("c4", 3, 4, None), ("c4-no-gain", 3, 4, Some("1"))];
-    for (name, miners, ratio, gain) in runs {
-        let run = quickstart(&digest, ratio, gain);
-        let dataset = Dataset::open_in(tokens.clone(), &run.dataset, &folder.path().join("cache")).await;
-        let dataset = dataset.expect("sound").expect("just prepared");
-        let loss = learn(&dataset, &run, miners, windows).await;
-        println!("BENCH convergence run={name} miners={miners} windows={windows} loss={loss:.3}");
+fn bench_convergence() {
+    let (text, windows) = (Text::frozen(), 60);
+    let mut single = f64::NAN;
+    for (name, miners, knobs) in RUNS {
+        let mbytes = (windows * Arena::new(&text, small(knobs), miners, &[]).bytes()) as f64 / 1e6;
+        let losses = learn(&text, small(knobs), miners, windows);
+        let loss = losses[windows - 1];
+        if name == "single" {
+            single = loss;
+        }
+        let reached = losses
+            .iter()
+            .position(|l| *l <= single)
+            .map_or("never".to_owned(), |w| format!("{:.2}", (w + 1) as f64 / windows as f64));
+        println!(
+            "BENCH convergence run={name} miners={miners} windows={windows} loss={loss:.3} mbytes={mbytes:.1} windows_to_single={reached} text={}",
+            text.digest()
+        );
     }
 }
+
+/// `make bench-sweep`: the quickstart at other rates and ratios. WINDOWS shortens it.
+#[test]
+#[ignore = "a benchmark: make bench-sweep"]
+fn bench_sweep() {
+    let text = Text::frozen();
+    let windows = std::env::var("WINDOWS").ok().and_then(|w| w.parse().ok()).unwrap_or(20);
+    for (learning_rate, ratio, gain) in POINTS {
+        let knobs = Knobs { learning_rate, ratio, gain: Some(gain), ..Knobs::default() };
+        let losses = learn(&text, quickstart(knobs), 3, windows);
+        let [half, last] = [windows / 2, windows].map(|w| losses[w - 1]);
+        println!(
+            "BENCH sweep learning_rate={learning_rate} ratio={ratio} gain={gain} miners=3 windows={windows} loss_half={half:.3} loss={last:.3} text={}",
+            text.digest()
+        );
+    }
+}
+
+/// learningRate, sliceRatio, and outerLearningRate times gain.
+const POINTS: [(&str, u32, &str); 12] = [
+    ("3e-3", 1, "1"),
+    ("1e-3", 4, "4"),
+    ("2e-3", 4, "4"),
+    ("3e-3", 4, "4"),
+    ("6e-3", 4, "4"),
+    ("1.2e-2", 4, "4"),
+    ("3e-3", 4, "2"),
+    ("3e-3", 4, "3"),
+    ("3e-3", 4, "6"),
+    ("3e-3", 10, "6"),
+    ("3e-3", 10, "10"),
+    ("6e-3", 10, "10"),
+];

@@ -54,6 +54,8 @@ async fn joiners_and_sleepers_take_snapshots_and_a_run_continues_another() {
     let wallet = subnet.wallet(Role::Averager, "averager");
     let (bucket, hotkey) = (subnet.bucket(&wallet).await, Hotkey(wallet.hotkey.public()));
     let key = subnet.agreement().key(&hotkey, slept, Kind::Manifest);
+    averager.until(|s| s.base_window > Some(slept)).await;
+    assert!(bucket.head(&key).await.expect("the bucket answers").is_some(), "it was there");
     wait(async || bucket.head(&key).await.expect("the bucket answers").is_none().then_some(())).await;
     let sleeper = subnet.node(Role::Miner, "sleeper");
     let joiner = subnet.node(Role::Miner, "joiner");

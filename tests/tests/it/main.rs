@@ -1,9 +1,12 @@
 //! Tests across crates: real nodes over a real chain client and a real S3 protocol.
 
+mod adversaries;
+mod allocator;
 mod attacks;
 mod averagers;
 mod churn;
 mod convergence;
+mod decoders;
 mod fleet;
 mod history;
 mod joiner;

@@ -55,9 +55,13 @@ fn read(path: &Path) -> Result<String, Error> {
     let unreadable = || Error::SecretUnreadable { path: path.display().to_string() };
     let bytes = files::read_bounded(path, LONGEST).map_err(|_| unreadable())?;
     let bytes = bytes.ok_or_else(|| Error::SecretMissing { path: path.display().to_string() })?;
-    let text = String::from_utf8(bytes).map_err(|_| unreadable())?;
-    let text = text.trim();
-    if text.is_empty() || text.chars().any(char::is_control) { Err(unreadable()) } else { Ok(text.to_owned()) }
+    parse(&bytes).ok_or_else(unreadable)
+}
+
+/// The key that a file holds: one line of text.
+pub(crate) fn parse(bytes: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(bytes).ok()?.trim();
+    (!text.is_empty() && !text.chars().any(char::is_control)).then(|| text.to_owned())
 }
 
 impl fmt::Debug for Credentials {

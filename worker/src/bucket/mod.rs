@@ -7,7 +7,7 @@
 
 mod clock;
 mod connect;
-mod credentials;
+pub(crate) mod credentials;
 mod error;
 mod transfer;
 
@@ -55,6 +55,17 @@ pub struct Head {
     /// Length in bytes.
     pub size: u64,
     /// When the bucket took it, Unix time in whole seconds.
+    pub last_modified: i64,
+}
+
+/// What a listing says about an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// Length in bytes.
+    pub size: u64,
+    /// When the bucket took it, Unix time in whole seconds; 0 where the bucket does not say.
     pub last_modified: i64,
 }
 
@@ -119,7 +130,13 @@ impl Bucket {
     /// The object, or `None` where there is none. Larger than `most` bytes: [`Error::TooLarge`], and nothing of it was
     /// downloaded.
     pub async fn get(&self, key: &str, most: u64) -> Result<Option<Object>, Error> {
-        self.patiently(Op::Get, || self.get_once(key, most)).await
+        self.patiently(Op::Get, || self.get_once(key, None, most)).await
+    }
+
+    /// As [`get`](Self::get), of the `length` bytes from `start` on, which lie within the object; `length` is not 0.
+    pub async fn get_range(&self, key: &str, start: u64, length: u64) -> Result<Option<Object>, Error> {
+        let range = format!("bytes={start}-{}", start.saturating_add(length) - 1);
+        self.patiently(Op::Get, || self.get_once(key, Some(range.clone()), length)).await
     }
 
     /// What the bucket says about the object, or `None` where there is none.
@@ -141,6 +158,12 @@ impl Bucket {
     /// Keys that start with `prefix`, in order, and their sizes in bytes; no more than `limit`. A listing is a hint for
     /// cleaning up: never proof that an object is there or is not.
     pub async fn list(&self, prefix: &str, limit: usize) -> Result<Vec<(String, u64)>, Error> {
+        let listed = self.list_objects(prefix, limit).await?;
+        Ok(listed.into_iter().map(|Listed { key, size, last_modified: _ }| (key, size)).collect())
+    }
+
+    /// As [`list`](Self::list), with all that a listing says.
+    pub async fn list_objects(&self, prefix: &str, limit: usize) -> Result<Vec<Listed>, Error> {
         self.patiently(Op::List, || self.list_once(prefix, limit)).await
     }
 
@@ -187,9 +210,10 @@ impl Bucket {
         })
     }
 
-    async fn get_once(&self, key: &str, most: u64) -> Result<Answer<Option<Object>>, Error> {
+    async fn get_once(&self, key: &str, range: Option<String>, most: u64) -> Result<Answer<Option<Object>>, Error> {
         let at = self.at(Op::Get, key);
-        let request = self.inner.client.get_object().bucket(&self.inner.name).key(self.full(key)).send();
+        let request =
+            self.inner.client.get_object().bucket(&self.inner.name).key(self.full(key)).set_range(range).send();
         let output = match transfer::within(transfer::ANSWER, &at, request).await? {
             Ok(output) => output,
             Err(e) if at.is_absent(&e) => return Ok(Answer { value: None, outcome: "absent" }),
@@ -244,7 +268,7 @@ impl Bucket {
         }
     }
 
-    async fn list_once(&self, prefix: &str, limit: usize) -> Result<Answer<Vec<(String, u64)>>, Error> {
+    async fn list_once(&self, prefix: &str, limit: usize) -> Result<Answer<Vec<Listed>>, Error> {
         let at = self.at(Op::List, prefix);
         let mut found = Vec::new();
         let mut next: Option<String> = None;
@@ -263,7 +287,8 @@ impl Bucket {
             for object in output.contents().iter().take(page) {
                 let Some(key) = object.key().and_then(|key| key.strip_prefix(&self.inner.prefix)) else { continue };
                 let size = object.size().and_then(|size| u64::try_from(size).ok()).unwrap_or(0);
-                found.push((key.to_owned(), size));
+                let last_modified = object.last_modified().map_or(0, |time| time.secs());
+                found.push(Listed { key: key.to_owned(), size, last_modified });
             }
             next = output.next_continuation_token().map(str::to_owned);
             // A page without objects would let a hostile server keep us here for ever.

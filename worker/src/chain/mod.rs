@@ -13,7 +13,7 @@ mod refusal;
 mod state;
 mod submit;
 mod transport;
-mod wallet;
+pub(crate) mod wallet;
 mod weights;
 
 pub use bootstrap::{Identity, bootstrap};

@@ -185,7 +185,7 @@ impl Drop for Secret {
 
 type Refused = (String, &'static str);
 
-fn parse(bytes: &[u8]) -> Result<Hotkey, Refused> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Hotkey, Refused> {
     let encrypted = [b"$NACL".as_slice(), b"$ANSIBLE_VAULT", b"gAAAAA"];
     if encrypted.iter().any(|prefix| bytes.starts_with(prefix)) {
         return Err(("it is encrypted".to_owned(), DECRYPT));

@@ -25,7 +25,7 @@ const MEMORY: u64 = 64 << 20;
 pub struct Dataset<S = BucketFolder> {
     source: S,
     index: Index,
-    /// First byte of each shard in the whole; as many as shards.
+    /// First token of each shard in the whole; as many as shards.
     offsets: Vec<u64>,
     sequence_length: usize,
     cache: PathBuf,
@@ -52,7 +52,7 @@ impl<S: Source> Dataset<S> {
         let index = Index::from_bytes(&bytes, &dataset.digest)?;
         let starts = |next: &mut u64, shard: &Shard| {
             let start = *next;
-            *next += shard.size;
+            *next += shard.size / u64::from(index.bytes_per_token);
             Some(start)
         };
         let offsets = index.shards.iter().scan(0, starts).collect();
@@ -90,15 +90,15 @@ impl<S: Source> Dataset<S> {
 
     /// `count` tokens from token `first` on; both lie within the dataset.
     async fn tokens_at(&self, first: u64, count: u64) -> Result<Vec<u32>, Error> {
-        // A token is one byte; Index::check admits nothing else.
+        let width = self.index.bytes_per_token as usize;
         let (mut at, end) = (first, first + count);
         let mut tokens = Vec::with_capacity(count as usize);
         while at < end {
             let number = self.offsets.partition_point(|start| *start <= at) - 1;
             let shard = self.shard(number).await?;
             let from = (at - self.offsets[number]) as usize;
-            let to = shard.len().min((end - self.offsets[number]) as usize);
-            tokens.extend(shard[from..to].iter().map(|byte| u32::from(*byte)));
+            let to = (shard.len() / width).min((end - self.offsets[number]) as usize);
+            tokens.extend(tokens_of(&shard[from * width..to * width], width));
             at += (to - from) as u64;
         }
         Ok(tokens)
@@ -115,6 +115,7 @@ impl<S: Source> Dataset<S> {
             Some(bytes) => bytes,
             None => self.fetch(shard, &path).await?,
         };
+        self.check_tokens(shard, &bytes)?;
         self.memory().put(number, bytes.clone());
         Ok(bytes)
     }
@@ -138,10 +139,24 @@ impl<S: Source> Dataset<S> {
         Ok(bytes)
     }
 
+    /// The engine looks tokens up in tables: one that is out of the vocabulary must not reach it.
+    fn check_tokens(&self, shard: &Shard, bytes: &[u8]) -> Result<(), Error> {
+        let (width, vocabulary) = (self.index.bytes_per_token as usize, self.index.vocabulary_size);
+        match tokens_of(bytes, width).find(|token| *token >= vocabulary) {
+            None => Ok(()),
+            Some(token) => Err(Error::Vocabulary { shard: shard.name.clone(), token, vocabulary }),
+        }
+    }
+
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         // A panic elsewhere cannot leave a shard half put.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Tokens of `width` bytes each, little-endian.
+fn tokens_of(bytes: &[u8], width: usize) -> impl Iterator<Item = u32> {
+    bytes.chunks_exact(width).map(|token| token.iter().rev().fold(0, |value, byte| value << 8 | u32::from(*byte)))
 }
 
 impl Shard {

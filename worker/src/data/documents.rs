@@ -1,58 +1,74 @@
-//! The texts that a dataset is made of, in the order of their keys.
+//! The files that a dataset is made of, in the order of their keys.
 
 use std::{
-    fs, io,
+    fs::{self, File as Opened},
+    io::{self, Read, Seek},
     path::{Path, PathBuf},
+    sync::Arc,
+    time::UNIX_EPOCH,
 };
 
-use bytes::Bytes;
-
 use super::Error;
-use crate::files;
 
 /// A longer document is skipped: more likely a dump than text.
 pub const MAX_DOCUMENT: u64 = 16 << 20;
 /// Deepest folder that is looked into.
 const MAX_DEPTH: usize = 64;
 
-/// One text.
-pub struct Document {
+/// One file with text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
     /// Path relative to where it was looked for, with slashes; decides the order.
     pub key: String,
-    /// Its content; `None` where it is longer than [`MAX_DOCUMENT`].
-    pub bytes: Option<Bytes>,
+    /// Length in bytes.
+    pub size: u64,
+    /// When it was changed last, in any unit.
+    pub modified: i64,
 }
 
-/// Texts one after the other, sorted by the bytes of their keys.
-pub trait Documents: Send {
-    /// The next one, or `None` at the end.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Document>, Error>> + Send;
+/// The bytes of a file, at any place of it. Reading may block.
+pub trait Content: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Content for T {}
+
+/// Files with text, sorted by the bytes of their keys.
+pub trait Documents: Clone + Send + Sync + 'static {
+    /// What there is.
+    fn files(&self) -> &[File];
+
+    /// Opens the file of this number in [`files`](Self::files). An error of its reads that came from the bucket has a
+    /// [`crate::bucket::Error`] in it.
+    fn open(&self, number: usize) -> io::Result<Box<dyn Content>>;
 }
 
-/// Whether a key ends in one of the extensions, given without a dot. None given: every key does.
+/// Whether a key ends in a dot and one of the extensions, behind a name. None given: every key does.
 pub(crate) fn has_extension(key: &str, extensions: &[String]) -> bool {
-    let extension = Path::new(key).extension().and_then(|e| e.to_str());
-    extensions.is_empty() || extension.is_some_and(|e| extensions.iter().any(|wanted| wanted == e))
+    let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
+    let ends = |extension: &String| {
+        let stem = name.strip_suffix(extension.as_str()).and_then(|stem| stem.strip_suffix('.'));
+        stem.is_some_and(|stem| !stem.is_empty())
+    };
+    extensions.is_empty() || extensions.iter().any(ends)
 }
 
 /// The files of a folder and of the folders in it. Links are not followed; names that are not UTF-8 are left out.
+#[derive(Clone)]
 pub struct FolderDocuments {
     root: PathBuf,
-    keys: std::vec::IntoIter<String>,
+    files: Arc<[File]>,
 }
 
 impl FolderDocuments {
     /// Lists the folder.
     pub fn new(root: &Path, extensions: &[String]) -> Result<Self, Error> {
-        let mut keys = Vec::new();
-        list(root, "", 0, &mut keys)?;
-        keys.retain(|key| has_extension(key, extensions));
-        keys.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
-        Ok(Self { root: root.to_owned(), keys: keys.into_iter() })
+        let mut files = Vec::new();
+        list(root, "", 0, extensions, &mut files)?;
+        files.sort_by(|a, b| a.key.as_bytes().cmp(b.key.as_bytes()));
+        Ok(Self { root: root.to_owned(), files: files.into() })
     }
 }
 
-fn list(folder: &Path, prefix: &str, depth: usize, keys: &mut Vec<String>) -> Result<(), Error> {
+fn list(folder: &Path, prefix: &str, depth: usize, extensions: &[String], files: &mut Vec<File>) -> Result<(), Error> {
     let failed = |source: io::Error| Error::Read { path: folder.display().to_string(), source };
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
@@ -60,27 +76,37 @@ fn list(folder: &Path, prefix: &str, depth: usize, keys: &mut Vec<String>) -> Re
         let kind = entry.file_type().map_err(failed)?;
         let key = format!("{prefix}{name}");
         if kind.is_dir() && depth < MAX_DEPTH {
-            list(&entry.path(), &format!("{key}/"), depth + 1, keys)?;
-        } else if kind.is_file() {
-            keys.push(key);
+            list(&entry.path(), &format!("{key}/"), depth + 1, extensions, files)?;
+        } else if kind.is_file() && has_extension(&key, extensions) {
+            let stat = entry.metadata().map_err(failed)?;
+            // Files from before 1970 and file systems without times: the size must do.
+            let modified = stat.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let modified = modified.map_or(0, |time| time.as_nanos() as i64);
+            files.push(File { key, size: stat.len(), modified });
         }
     }
     Ok(())
 }
 
 impl Documents for FolderDocuments {
-    async fn next(&mut self) -> Result<Option<Document>, Error> {
-        let Some(key) = self.keys.next() else { return Ok(None) };
-        let bytes = match files::read_bounded(&self.root.join(&key), MAX_DOCUMENT) {
-            Ok(Some(bytes)) => Some(Bytes::from(bytes)),
-            // Gone since it was listed: a folder that changes meanwhile has no digest worth having.
-            Ok(None) => {
-                let path = self.root.join(&key).display().to_string();
-                return Err(Error::Read { path, source: io::ErrorKind::NotFound.into() });
-            }
-            Err(files::Error::TooLarge { .. }) => None,
-            Err(error) => return Err(error.into()),
-        };
-        Ok(Some(Document { key, bytes }))
+    fn files(&self) -> &[File] {
+        &self.files
+    }
+
+    fn open(&self, number: usize) -> io::Result<Box<dyn Content>> {
+        Ok(Box::new(Opened::open(self.root.join(&self.files[number].key))?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extension_is_what_follows_a_name_and_a_dot() {
+        let has = |key, extension: &str| has_extension(key, &[extension.to_owned()]);
+        assert!(has("a/b.rs", "rs") && has("b.jsonl.gz", "jsonl.gz") && has("b.jsonl.gz", "gz"));
+        assert!(!has("a/.rs", "rs") && !has("rs", "rs") && !has("a.rs/b", "rs") && !has("b.jsonl.gz", "jsonl"));
+        assert!(has_extension("anything", &[]));
     }
 }

@@ -1,16 +1,57 @@
-//! Turns texts into a dataset of byte tokens.
+//! Turns texts into a dataset of tokens.
 //!
-//! The bytes of all documents, in the order of their keys and joined by one zero byte, are cut into shards; then the
-//! index is written. It comes last: whoever sees an index finds every shard. The same documents give the same digest.
+//! The tokens of all documents, in the order of the files' keys and of their rows, joined by one separator, are cut into
+//! shards; then the index is written. The same documents give the same digest, for any number of threads and however
+//! often the run was interrupted.
 
-use bytes::{Bytes, BytesMut};
+use std::{sync::Arc, time::Duration};
 
-use super::{Document, Documents, Error, INDEX, Index, Shard, Sink, index::MAX_SHARDS};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
-/// Bytes of a shard: some tens make a small corpus, and one is fetched in a moment.
-const SHARD: usize = 4 << 20;
-/// Between two documents. Text has no such byte of its own.
-const SEPARATOR: u8 = 0;
+use super::{
+    Documents, Error, Sink, Tokenizer,
+    resume::{Agreement, STATE},
+    sources::{Batch, Place, Reader},
+    tokens,
+    writer::Writer,
+};
+
+/// How often the state is left for a later run: with all shards in it, it may be larger than one.
+const SAVE_EVERY: Duration = Duration::from_secs(10);
+
+/// How text is prepared.
+#[derive(Clone)]
+pub struct Options {
+    /// What makes the tokens.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Which field or column has the text, in formats that name it.
+    pub text_field: String,
+    /// Stop before the first document that would make the text longer than so many bytes.
+    pub limit: Option<u64>,
+    /// Threads that make tokens.
+    pub threads: usize,
+    /// Start anew where an earlier run was interrupted.
+    pub restart: bool,
+    /// How often the state is left for a later run.
+    pub save_every: Duration,
+    /// Ends the run, with its state left for a later one.
+    pub stop: CancellationToken,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            tokenizer: Arc::new(Tokenizer::Bytes),
+            text_field: "text".to_owned(),
+            limit: None,
+            threads: 1,
+            restart: false,
+            save_every: SAVE_EVERY,
+            stop: CancellationToken::new(),
+        }
+    }
+}
 
 /// What was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,91 +64,167 @@ pub struct Prepared {
     pub shards: usize,
     /// Documents that went in.
     pub documents: u64,
-    /// Documents that did not: not UTF-8, or longer than [`super::MAX_DOCUMENT`].
+    /// Documents that did not: damaged, without text, not UTF-8, or longer than [`super::MAX_DOCUMENT`].
     pub skipped: u64,
+    /// Bytes of the documents that went in.
+    pub text: u64,
 }
 
-/// Reads all documents and writes the dataset to `sink`. Stops before the first document that would make it longer than
-/// `limit` bytes. `progress` sees the counts after each shard; the digest is empty until the end.
-pub async fn prepare(
-    documents: &mut impl Documents,
+/// Reads all documents and writes the dataset of their bytes to `sink`. Stops before the first document that would make
+/// it longer than `limit` bytes. `progress` sees the counts again and again; the digest is empty until the end.
+pub async fn prepare<D: Documents>(
+    documents: &D,
     sink: &impl Sink,
     limit: Option<u64>,
     mut progress: impl FnMut(&Prepared),
 ) -> Result<Prepared, Error> {
-    let limit = limit.unwrap_or(u64::MAX);
-    let mut writer = Writer { sink, pending: BytesMut::new(), shards: Vec::new() };
-    let mut made = Prepared::default();
-    while let Some(Document { key, bytes }) = documents.next().await? {
-        let Some(text) = bytes.filter(|bytes| std::str::from_utf8(bytes).is_ok()) else {
-            tracing::debug!("skipped {key}: not UTF-8 or too long");
-            made.skipped += 1;
-            continue;
-        };
-        if text.is_empty() {
-            continue;
-        }
-        let separator = u64::from(made.documents > 0);
-        let after = made.tokens + separator + text.len() as u64;
-        if after > limit {
+    prepare_with(documents, sink, Options { limit, ..Options::default() }, |made, _| progress(made)).await
+}
+
+/// As [`prepare()`], with all options. `progress` sees also how many bytes of the files were read.
+pub async fn prepare_with<D: Documents>(
+    documents: &D,
+    sink: &impl Sink,
+    options: Options,
+    progress: impl FnMut(&Prepared, u64),
+) -> Result<Prepared, Error> {
+    let agreement = Agreement::new(documents, &options);
+    if options.restart {
+        sink.delete(STATE).await?;
+    }
+    let state = agreement.load(sink).await?;
+    let (mut made, mut from) = (Prepared::default(), Place::default());
+    if let Some(state) = &state {
+        tracing::info!(shards = state.shards.len(), documents = state.documents, "goes on from {STATE}");
+        made = Prepared { documents: state.documents, skipped: state.skipped, text: state.text, ..made };
+        from = state.place;
+    }
+    let writer = Writer::new(sink, agreement, &options.tokenizer, state.as_ref(), options.save_every).await?;
+    let reader = Reader::new(documents.clone(), &options.text_field, from);
+    Run { options, writer, made, progress }.run(reader).await
+}
+
+/// The documents of a batch with their tokens.
+struct Encoded {
+    batch: Batch,
+    tokens: Vec<Result<Vec<u8>, String>>,
+}
+
+/// Reads and tokenizes ahead of the writer, in a thread of its own, until there is nothing left or nobody to hear of it.
+fn read_ahead<D: Documents>(
+    mut reader: Reader<D>,
+    tokenizer: &Tokenizer,
+    threads: usize,
+    to: &mpsc::Sender<Encoded>,
+) -> Result<(), Error> {
+    let pool = tokens::pool(threads)?;
+    let mut next = reader.batch()?;
+    while let Some(mut batch) = next {
+        let texts = batch.texts.iter_mut().map(|text| std::mem::take(&mut text.text)).collect();
+        let (tokens, following) = pool.join(|| tokenizer.encode(texts), || reader.batch());
+        if to.blocking_send(Encoded { batch, tokens }).is_err() {
             break;
         }
-        if separator == 1 {
-            writer.pending.extend_from_slice(&[SEPARATOR]);
-        }
-        writer.pending.extend_from_slice(&text);
-        made.documents += 1;
-        made.tokens = after;
-        if writer.write_full_shards().await? {
-            made.shards = writer.shards.len();
-            progress(&made);
-        }
+        next = following?;
     }
-    let index = writer.finish().await?;
-    made.shards = index.shards.len();
-    made.digest = index.digest();
-    progress(&made);
-    Ok(made)
+    Ok(())
 }
 
-struct Writer<'a, S> {
-    sink: &'a S,
-    /// Bytes that are in no shard yet.
-    pending: BytesMut,
-    shards: Vec<Shard>,
+/// How writing ended.
+enum Written {
+    /// With the last document that was read.
+    All,
+    /// At the limit.
+    ToLimit,
 }
 
-impl<S: Sink> Writer<'_, S> {
-    /// Whether there were any.
-    async fn write_full_shards(&mut self) -> Result<bool, Error> {
-        let before = self.shards.len();
-        while self.pending.len() >= SHARD {
-            let bytes = self.pending.split_to(SHARD).freeze();
-            self.write(bytes).await?;
+struct Run<'a, S, P> {
+    options: Options,
+    writer: Writer<'a, S>,
+    made: Prepared,
+    progress: P,
+}
+
+impl<S: Sink, P: FnMut(&Prepared, u64)> Run<'_, S, P> {
+    async fn run<D: Documents>(mut self, reader: Reader<D>) -> Result<Prepared, Error> {
+        // One batch waits while one is written and one is read.
+        let (to, from) = mpsc::channel(1);
+        let (tokenizer, threads) = (self.options.tokenizer.clone(), self.options.threads);
+        let reading = tokio::task::spawn_blocking(move || read_ahead(reader, &tokenizer, threads, &to));
+        let written = self.write(from).await;
+        let outcome = match written {
+            Ok(Written::All) => reading.await.unwrap_or_else(|panic| Err(Error::Panic(panic.to_string()))),
+            // What is wrong with text that nobody wants does not count.
+            Ok(Written::ToLimit) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            // The first error counts; without a state the next run only takes longer.
+            if let Err(unsaved) = self.writer.save().await {
+                tracing::debug!("{}", crate::failure::chain(&unsaved));
+            }
+            return Err(error);
         }
-        Ok(self.shards.len() > before)
+        let Self { options, writer, mut made, mut progress } = self;
+        let index = writer.finish(&options.tokenizer).await?;
+        made.tokens = index.tokens;
+        made.shards = index.shards.len();
+        made.digest = index.digest();
+        progress(&made, u64::MAX);
+        Ok(made)
     }
 
-    async fn finish(mut self) -> Result<Index, Error> {
-        if !self.pending.is_empty() {
-            let bytes = self.pending.split().freeze();
-            self.write(bytes).await?;
+    /// Writes what is read, until the end, the limit, or being asked to stop.
+    async fn write(&mut self, mut from: mpsc::Receiver<Encoded>) -> Result<Written, Error> {
+        let stop = self.options.stop.clone();
+        let width = u64::from(super::index::bytes_per_token(self.options.tokenizer.vocabulary()));
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(Error::Stopped),
+                next = from.recv() => next,
+            };
+            let Some(Encoded { batch, tokens }) = next else { return Ok(Written::All) };
+            let read = batch.read;
+            if !self.add(batch, tokens).await? {
+                return Ok(Written::ToLimit);
+            }
+            self.made.shards = self.writer.shards();
+            self.made.tokens = self.writer.size() / width;
+            (self.progress)(&self.made, read);
         }
-        let index = Index::of_bytes(self.shards);
-        self.sink.put(INDEX, index.to_bytes().into()).await?;
-        Ok(index)
     }
 
-    async fn write(&mut self, bytes: Bytes) -> Result<(), Error> {
-        if self.shards.len() == MAX_SHARDS {
-            return Err(Error::TooLarge((MAX_SHARDS * SHARD) as u64));
+    /// Whether there is room for more.
+    async fn add(&mut self, batch: Batch, tokens: Vec<Result<Vec<u8>, String>>) -> Result<bool, Error> {
+        let separator = self.options.tokenizer.separator_bytes();
+        let limit = self.options.limit.unwrap_or(u64::MAX);
+        for (text, tokens) in batch.texts.into_iter().zip(tokens) {
+            let made = &mut self.made;
+            made.skipped += text.skipped;
+            let tokens = match tokens {
+                Ok(tokens) => tokens,
+                Err(reason) => {
+                    tracing::warn!("a document is skipped: {reason}");
+                    made.skipped += 1;
+                    continue;
+                }
+            };
+            // A separator counts as a byte.
+            if made.text + made.documents + text.length > limit {
+                return Ok(false);
+            }
+            if tokens.is_empty() {
+                continue;
+            }
+            let before = made.clone();
+            let separator: &[u8] = if made.documents > 0 { &separator } else { &[] };
+            made.documents += 1;
+            made.text += text.length;
+            self.writer.add(text.place, before, separator, &tokens).await?;
         }
-        let name = format!("shard-{:05}.bin", self.shards.len());
-        let blake3 = blake3::hash(&bytes).to_hex().to_string();
-        let shard = Shard { name, size: bytes.len() as u64, blake3 };
-        self.sink.put(&shard.name, bytes).await?;
-        self.shards.push(shard);
-        Ok(())
+        self.made.skipped += batch.skipped;
+        Ok(true)
     }
 }
 
@@ -116,7 +233,7 @@ mod tests {
     use std::{fs, path::Path};
 
     use super::*;
-    use crate::data::{Folder, FolderDocuments, Nowhere, Source};
+    use crate::data::{Folder, FolderDocuments, INDEX, Index, Nowhere, Source, writer::SHARD};
 
     fn write(root: &Path, files: &[(&str, &[u8])]) {
         for (name, content) in files {
@@ -185,6 +302,7 @@ mod tests {
         let mut documents = FolderDocuments::new(folder.path(), &[]).expect("lists");
         let made = prepare(&mut documents, &Nowhere, None, |p| steps.push(p.shards)).await.expect("prepares");
         assert_eq!((made.shards, made.tokens as usize), (4, 3 * SHARD + 5));
+        steps.dedup();
         assert_eq!(steps, [1, 3, 4]);
         let long = vec![b'x'; super::super::MAX_DOCUMENT as usize + 1];
         write(folder.path(), &[("b.txt", &long)]);

@@ -14,9 +14,12 @@ pub trait Source: Send + Sync {
 }
 
 /// A folder that files are written to.
-pub trait Sink: Send + Sync {
+pub trait Sink: Source {
     /// Puts a file there, in place of one that may be there.
     fn put(&self, name: &str, bytes: Bytes) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Removes a file; it is no error if there is none.
+    fn delete(&self, name: &str) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 /// A folder of the bucket.
@@ -48,6 +51,10 @@ impl Sink for BucketFolder {
     async fn put(&self, name: &str, bytes: Bytes) -> Result<(), Error> {
         Ok(self.bucket.put(&self.key(name), bytes).await?)
     }
+
+    async fn delete(&self, name: &str) -> Result<(), Error> {
+        Ok(self.bucket.delete(&self.key(name)).await?)
+    }
 }
 
 /// A folder on disk. Its calls block: meant for tools and for caches.
@@ -66,14 +73,34 @@ impl Sink for Folder {
         std::fs::create_dir_all(&self.0).map_err(reading)?;
         Ok(files::write_atomic(&self.0.join(name), &bytes)?)
     }
+
+    async fn delete(&self, name: &str) -> Result<(), Error> {
+        let path = self.0.join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(files::Error::Write { path, source }.into())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Forgets what it is given: for the digest alone.
 #[derive(Clone, Copy, Debug)]
 pub struct Nowhere;
 
+impl Source for Nowhere {
+    async fn get(&self, _: &str, _: u64) -> Result<Option<Bytes>, Error> {
+        Ok(None)
+    }
+}
+
 impl Sink for Nowhere {
     async fn put(&self, _: &str, _: Bytes) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn delete(&self, _: &str) -> Result<(), Error> {
         Ok(())
     }
 }

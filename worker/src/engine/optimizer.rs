@@ -4,11 +4,11 @@
 //! p = p (1 - lr wd) - lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps).
 //! The decay acts on all tensors alike, norms and embeddings included.
 
-use std::collections::HashMap;
-
 use bistro_api::{decimal::Decimal, run::Training};
-use bistro_protocol::tensors::{self, Tensor, Tensors, TensorsError};
-use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
+use bistro_protocol::{
+    tensor_file::{self, Unreadable},
+    tensors::{self, Tensor, Tensors, TensorsError},
+};
 
 use super::{Error, ops::math::simd};
 
@@ -91,7 +91,7 @@ pub struct Optimizer {
 pub enum OptimizerError {
     /// Not a safetensors file.
     #[error("failed to read optimizer state: delete the file to start with fresh moments")]
-    Unreadable(#[from] SafeTensorError),
+    Unreadable(#[from] Unreadable),
     /// A safetensors file, but not with moments.
     #[error("optimizer state is malformed ({0}): delete the file to start with fresh moments")]
     Malformed(&'static str),
@@ -121,36 +121,27 @@ impl Optimizer {
 
     /// A safetensors file with tensors `m.<name>` and `v.<name>`, step count and digest in its metadata.
     pub fn to_bytes(&self) -> Result<Vec<u8>, OptimizerError> {
-        let named = |prefix: char, tensors: &Tensors| -> Vec<_> {
-            tensors.iter().map(|t| (format!("{prefix}.{}", t.name), t.shape.clone(), little_endian(&t.data))).collect()
-        };
-        let all = [named('m', &self.m), named('v', &self.v)].concat();
-        let views = all
-            .iter()
-            .map(|(name, shape, data)| Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), data)?)))
-            .collect::<Result<Vec<_>, SafeTensorError>>()?;
-        let metadata = HashMap::from([(METADATA.to_owned(), format!("{} {}", self.t, self.digest()))]);
-        Ok(safetensors::serialize(views, Some(metadata))?)
+        let named = |prefix: char, t: &Tensor| Tensor { name: format!("{prefix}.{}", t.name), ..t.clone() };
+        let (m, v) = (self.m.iter().map(|t| named('m', t)), self.v.iter().map(|t| named('v', t)));
+        let tensors = Tensors::new(m.chain(v).collect())?;
+        Ok(tensor_file::write(&[(METADATA, format!("{} {}", self.t, self.digest()))], &tensors))
     }
 
     /// Reads what [`Optimizer::to_bytes`] wrote; every changed bit is noticed.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, OptimizerError> {
         let malformed = OptimizerError::Malformed;
-        let (_, header) = SafeTensors::read_metadata(bytes)?;
-        let metadata = header.metadata().as_ref().and_then(|m| m.get(METADATA)).ok_or(malformed("no metadata"))?;
-        let (t, digest) = metadata.split_once(' ').ok_or(malformed("metadata"))?;
+        let (fields, tensors) = tensor_file::read(bytes)?;
+        let (_, note) = fields.iter().find(|(key, _)| key == METADATA).ok_or(malformed("no metadata"))?;
+        let (t, digest) = note.split_once(' ').ok_or(malformed("metadata"))?;
         let (mut m, mut v) = (Vec::new(), Vec::new());
-        for (name, view) in SafeTensors::deserialize(bytes)?.iter() {
-            if view.dtype() != Dtype::F32 {
-                return Err(malformed("a tensor is not F32"));
-            }
-            let (moment, name) = match name.split_once('.') {
+        for mut tensor in tensors {
+            let (moment, name) = match tensor.name.split_once('.') {
                 Some(("m", name)) => (&mut m, name),
                 Some(("v", name)) => (&mut v, name),
                 _ => return Err(malformed("a tensor is neither m nor v")),
             };
-            let data = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            moment.push(Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data });
+            tensor.name = name.to_owned();
+            moment.push(tensor);
         }
         let t = t.parse().map_err(|_| malformed("step count"))?;
         let state = Self { m: Tensors::new(m)?, v: Tensors::new(v)?, t };
@@ -167,10 +158,6 @@ impl Optimizer {
         hasher.update(&tensors::digest(&[&self.m, &self.v]));
         hasher.finalize().to_hex().to_string()
     }
-}
-
-fn little_endian(data: &[f32]) -> Vec<u8> {
-    data.iter().flat_map(|x| x.to_le_bytes()).collect()
 }
 
 /// The moments while training, flat as the parameters.

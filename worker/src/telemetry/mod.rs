@@ -67,4 +67,13 @@ impl Telemetry {
         let message = message.into();
         self.status.update(|s: &mut NodeStatus| s.message = message);
     }
+
+    /// The status as it is answered: with what only the metrics count.
+    fn answer(&self) -> NodeStatus {
+        NodeStatus {
+            uploaded_bytes: self.metrics.upload_bytes.get(),
+            downloaded_bytes: self.metrics.download_bytes.get(),
+            ..self.status.read()
+        }
+    }
 }

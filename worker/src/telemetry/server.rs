@@ -73,7 +73,7 @@ async fn metrics(State(telemetry): State<Telemetry>) -> Response {
 }
 
 async fn status(State(telemetry): State<Telemetry>) -> Response {
-    Json(telemetry.status.read()).into_response()
+    Json(telemetry.answer()).into_response()
 }
 
 async fn healthz(State(telemetry): State<Telemetry>) -> Response {

@@ -42,6 +42,8 @@ impl StatusHandle {
             weight: None,
             incentive: None,
             windows: 0,
+            uploaded_bytes: 0,
+            downloaded_bytes: 0,
             verdicts: Default::default(),
             scores: Vec::new(),
             cross_checks: Vec::new(),

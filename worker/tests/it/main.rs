@@ -2,5 +2,6 @@
 
 mod bucket;
 mod chain;
+mod dataset;
 mod support;
 mod telemetry;

@@ -51,10 +51,13 @@ async fn a_node_shows_itself_over_http_until_it_is_stopped() {
 
     telemetry.phase(Phase::Scoring);
     telemetry.status.update(|s| (s.block, s.window, s.base_window) = (Some(481), Some(12), Some(11)));
+    telemetry.metrics.upload_bytes.inc_by(1500);
+    telemetry.metrics.download_bytes.inc_by(7);
     let (code, body) = get(address, "/status").await;
     assert_eq!(code, 200);
     let status: NodeStatus = serde_json::from_str(&body).expect("a node status");
     assert_eq!((status.phase, status.block), (Phase::Scoring, Some(481)));
+    assert_eq!((status.uploaded_bytes, status.downloaded_bytes), (1500, 7));
     assert!(!status.chain.reachable && status.chain.error.as_deref() == Some("down"));
 
     assert_eq!(get(address, "/nothing").await.0, 404);

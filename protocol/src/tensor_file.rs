@@ -1,0 +1,306 @@
+//! Plain safetensors files that any library reads, with exactly one way to write each.
+//!
+//! Metadata stands in key order, tensors in name order and without gaps, and the only blanks are those that fill the
+//! header up to 8 bytes. The reader takes this form alone, so nothing can hide in a file. It goes through the header
+//! once and builds no tree of it: what it holds is bounded by what the file holds, whatever the header says.
+
+use std::{borrow::Cow, fmt::Write};
+
+use crate::tensors::{Tensor, Tensors};
+
+/// Longest header that is read; the names and shapes of 8,000 tensors fit.
+pub const MAX_HEADER: u64 = 1 << 20;
+/// Member of the header that is no tensor.
+const METADATA: &str = "__metadata__";
+/// Blanks that fill a header up are fewer than this.
+const ALIGN: usize = 8;
+
+/// The bytes are not a file in the one valid form.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("not a canonical safetensors file: {0}")]
+pub struct Unreadable(pub(crate) &'static str);
+
+const FORM: Unreadable = Unreadable("the header is not in the one valid form");
+const OFFSETS: Unreadable = Unreadable("the offsets do not fit the shapes or the bytes");
+
+/// The bytes of a file. Keys of `metadata` are in the order of their bytes, each once.
+pub fn write(metadata: &[(&str, String)], tensors: &Tensors) -> Vec<u8> {
+    debug_assert!(metadata.is_sorted_by(|a, b| a.0 < b.0));
+    let header = header(metadata, tensors);
+    let mut bytes = Vec::with_capacity(ALIGN + header.len() + 4 * tensors.elements());
+    bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(header.as_bytes());
+    for tensor in tensors {
+        append(&mut bytes, &tensor.data);
+    }
+    bytes
+}
+
+fn header(metadata: &[(&str, String)], tensors: &Tensors) -> String {
+    let text = |s: &str| serde_json::Value::String(s.to_owned()).to_string();
+    let fields: Vec<_> = metadata.iter().map(|(key, value)| format!("{}:{}", text(key), text(value))).collect();
+    let mut header = format!(r#"{{"{METADATA}":{{{}}}"#, fields.join(","));
+    let mut offset = 0;
+    for Tensor { name, shape, data } in tensors {
+        let end = offset + 4 * data.len();
+        let shape: Vec<_> = shape.iter().map(usize::to_string).collect();
+        let (name, shape) = (text(name), shape.join(","));
+        write!(header, r#",{name}:{{"dtype":"F32","shape":[{shape}],"data_offsets":[{offset},{end}]}}"#)
+            .expect("a String takes everything");
+        offset = end;
+    }
+    header.push('}');
+    while header.len() % ALIGN != 0 {
+        header.push(' ');
+    }
+    header
+}
+
+/// Metadata and tensors of a file. The caller bounds its size; everything in it is checked here against that size.
+pub fn read(bytes: &[u8]) -> Result<(Vec<(String, String)>, Tensors), Unreadable> {
+    let (length, rest) = bytes.split_first_chunk().ok_or(Unreadable("there is no header"))?;
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER || length > rest.len() as u64 {
+        return Err(Unreadable("the header is too long"));
+    }
+    let (header, data) = rest.split_at(length as usize);
+    let mut cursor = Cursor { rest: std::str::from_utf8(header).map_err(|_| FORM)? };
+    let metadata = cursor.metadata()?;
+    let tensors = cursor.tensors(data)?;
+    let filled = header.len() % ALIGN == 0 && cursor.rest.len() < ALIGN && cursor.rest.bytes().all(|b| b == b' ');
+    if filled { Ok((metadata, tensors)) } else { Err(FORM) }
+}
+
+/// What of the header was not read yet.
+struct Cursor<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Cursor<'a> {
+    /// The opening of the header and all metadata.
+    fn metadata(&mut self) -> Result<Vec<(String, String)>, Unreadable> {
+        let mut fields: Vec<(String, String)> = Vec::new();
+        self.expect(r#"{"__metadata__":{"#)?;
+        while !self.take("}") {
+            if !fields.is_empty() {
+                self.expect(",")?;
+            }
+            let key = self.text()?;
+            self.expect(":")?;
+            let value = self.text()?;
+            if fields.last().is_some_and(|(last, _)| **last >= *key) {
+                return Err(FORM);
+            }
+            fields.push((key.into_owned(), value.into_owned()));
+        }
+        Ok(fields)
+    }
+
+    /// All tensors up to the closing of the header; together they are `data`.
+    fn tensors(&mut self, mut data: &[u8]) -> Result<Tensors, Unreadable> {
+        let mut tensors: Vec<Tensor> = Vec::new();
+        let mut offset = 0;
+        while !self.take("}") {
+            self.expect(",")?;
+            let name = self.text()?;
+            if name == METADATA || tensors.last().is_some_and(|last| *last.name >= *name) {
+                return Err(FORM);
+            }
+            let (shape, [start, end]) = self.layout()?;
+            let size = shape.iter().try_fold(4usize, |n, d| n.checked_mul(*d)).ok_or(OFFSETS)?;
+            if start != offset || end.checked_sub(start) != Some(size) {
+                return Err(OFFSETS);
+            }
+            let (own, others) = data.split_at_checked(size).ok_or(OFFSETS)?;
+            tensors.push(Tensor { name: name.into_owned(), shape, data: floats(own) });
+            (data, offset) = (others, end);
+        }
+        if !data.is_empty() {
+            return Err(OFFSETS);
+        }
+        Tensors::new(tensors).map_err(|_| FORM)
+    }
+
+    /// Shape and offsets of one tensor, behind its name.
+    fn layout(&mut self) -> Result<(Vec<usize>, [usize; 2]), Unreadable> {
+        self.expect(r#":{"dtype":"F32","shape":["#)?;
+        let mut shape = Vec::new();
+        while !self.take("]") {
+            if !shape.is_empty() {
+                self.expect(",")?;
+            }
+            shape.push(self.number()?);
+        }
+        self.expect(r#","data_offsets":["#)?;
+        let start = self.number()?;
+        self.expect(",")?;
+        let end = self.number()?;
+        self.expect("]}")?;
+        Ok((shape, [start, end]))
+    }
+
+    fn take(&mut self, text: &str) -> bool {
+        let behind = self.rest.strip_prefix(text);
+        self.rest = behind.unwrap_or(self.rest);
+        behind.is_some()
+    }
+
+    fn expect(&mut self, text: &str) -> Result<(), Unreadable> {
+        if self.take(text) { Ok(()) } else { Err(FORM) }
+    }
+
+    /// A number as it is written: digits without zeros in front.
+    fn number(&mut self) -> Result<usize, Unreadable> {
+        let digits = self.rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (digits, behind) = self.rest.split_at(digits);
+        if digits.len() > 1 && digits.starts_with('0') {
+            return Err(FORM);
+        }
+        self.rest = behind;
+        digits.parse().map_err(|_| FORM)
+    }
+
+    /// A JSON string as serde_json writes it; other ways to escape it are refused.
+    fn text(&mut self) -> Result<Cow<'a, str>, Unreadable> {
+        self.expect("\"")?;
+        let plain = |b: u8| b != b'"' && b != b'\\' && b >= b' ';
+        let end = self.rest.bytes().position(|b| !plain(b)).ok_or(FORM)?;
+        if self.rest.as_bytes()[end] == b'"' {
+            let (text, behind) = self.rest.split_at(end);
+            self.rest = &behind[1..];
+            return Ok(Cow::Borrowed(text));
+        }
+        let mut escaped = false;
+        let closing = |b: u8| {
+            let closes = b == b'"' && !escaped;
+            escaped = b == b'\\' && !escaped;
+            closes
+        };
+        let end = self.rest.bytes().position(closing).ok_or(FORM)?;
+        let (text, behind) = self.rest.split_at(end);
+        self.rest = &behind[1..];
+        let quoted = format!("\"{text}\"");
+        let text: String = serde_json::from_str(&quoted).map_err(|_| FORM)?;
+        let text = serde_json::Value::String(text);
+        match text.to_string() == quoted {
+            true => Ok(Cow::Owned(text.as_str().unwrap_or_default().to_owned())),
+            false => Err(FORM),
+        }
+    }
+}
+
+#[cfg(target_endian = "little")]
+fn append(bytes: &mut Vec<u8>, data: &[f32]) {
+    bytes.extend_from_slice(bytemuck::cast_slice(data));
+}
+
+#[cfg(target_endian = "big")]
+fn append(bytes: &mut Vec<u8>, data: &[f32]) {
+    bytes.extend(data.iter().flat_map(|x| x.to_le_bytes()));
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    fn tensors() -> Tensors {
+        let tensor = |name: &str, shape: &[usize]| Tensor {
+            name: name.into(),
+            shape: shape.into(),
+            data: (0..shape.iter().product()).map(|i| i as f32 - 1.5).collect(),
+        };
+        Tensors::new(vec![tensor("b", &[2, 3]), tensor("a\"\\\n\u{e9}", &[]), tensor("none", &[7, 0])]).expect("valid")
+    }
+
+    fn metadata() -> [(&'static str, String); 2] {
+        [("key", "value".into()), ("z\u{1}", "a \"quote\"".into())]
+    }
+
+    /// A file with this header, filled up, and so many bytes of data.
+    fn file(header: &str, data: usize) -> Vec<u8> {
+        let mut header = header.to_owned();
+        header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &vec![0; data]].concat()
+    }
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let (fields, read_back) = read(&write(&metadata(), &tensors())).expect("canonical");
+        assert_eq!(read_back, tensors());
+        assert!(fields.iter().zip(metadata()).all(|(a, b)| (a.0.as_str(), &a.1) == (b.0, &b.1)));
+        assert_eq!(read(&write(&[], &Tensors::default())), Ok((Vec::new(), Tensors::default())));
+    }
+
+    /// Any library reads it: here the reference implementation.
+    #[test]
+    fn the_file_is_plain_safetensors() {
+        let bytes = write(&metadata(), &tensors());
+        let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+        assert_eq!(file.len(), 3);
+        for tensor in &tensors() {
+            let view = file.tensor(&tensor.name).expect("is there");
+            assert_eq!((view.shape(), floats(view.data())), (tensor.shape.as_slice(), tensor.data.clone()));
+        }
+    }
+
+    /// Each is refused by one rule alone: the file before it differs in that point only.
+    #[test]
+    fn other_ways_to_say_the_same_are_refused() {
+        let entry = r#""a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let second = r#""b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}"#;
+        let open = r#"{"__metadata__":{}"#;
+        assert!(read(&file(&format!("{open},{entry},{second}}}"), 8)).is_ok());
+        let wrong = [
+            (format!("{open},{entry}}}"), 8),
+            (format!("{open},{entry}}}"), 0),
+            (format!("{open},{entry}}}"), 3),
+            (format!("{open}, {entry}}}"), 4),
+            (format!("{open},{entry}}}        "), 4),
+            (format!("{open},{entry}}}x"), 4),
+            (format!("{{{entry}}}"), 4),
+            (format!("{open},{entry},{entry}}}"), 8),
+            (format!("{open},{second},{entry}}}"), 8),
+            (format!("{open},{entry}}}").replace("\"a\"", "\"\\u0061\""), 4),
+            (format!("{open},{entry}}}").replace("\"a\"", "\"__metadata__\""), 4),
+            (format!("{open},{entry}}}").replace("[1]", "[01]"), 4),
+            (format!("{open},{entry}}}").replace("[1]", "[2]"), 4),
+            (format!("{open},{entry}}}").replace("[1]", "[18446744073709551615,2]"), 4),
+            (format!("{open},{entry}}}").replace("[1]", "[18446744073709551616]"), 4),
+            (format!("{open},{entry}}}").replace("[0,4]", "[4,0]"), 4),
+            (format!("{open},{entry}}}").replace("F32", "F64"), 4),
+            (format!("{open},{entry}}}").replace("{}", r#"{"b":"","a":""}"#), 4),
+            (format!("{open},{entry}}}").replace("{}", r#"{"a":1}"#), 4),
+        ];
+        for (header, data) in wrong {
+            assert!(read(&file(&header, data)).is_err(), "{header}");
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked_before_anything_is_read() {
+        for length in [u64::MAX, 1 << 40, MAX_HEADER + 1, 100] {
+            let bytes = [&length.to_le_bytes()[..], b"{}"].concat();
+            assert_eq!(read(&bytes), Err(Unreadable("the header is too long")));
+        }
+        assert!(read(&[]).is_err() && read(&[0; 7]).is_err() && read(&[0; 8]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_names_and_texts_survive(names: Vec<String>, key: String, value: String) {
+            let names: std::collections::BTreeSet<_> = names.into_iter().filter(|n| n != METADATA).collect();
+            let tensor = |(i, name): (usize, String)| Tensor { name, shape: vec![i], data: vec![0.5; i] };
+            let tensors = Tensors::new(names.into_iter().enumerate().map(tensor).collect()).expect("valid");
+            let bytes = write(&[(&key, value.clone())], &tensors);
+            prop_assert_eq!(read(&bytes), Ok((vec![(key, value)], tensors)));
+            prop_assert!(SafeTensors::deserialize(&bytes).is_ok());
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Benchmarks of the protocol; its rules are tested beside their code.
+
+mod bench;

@@ -1,0 +1,177 @@
+//! A validator of the arena, and what is to be learned from its records.
+
+use bistro_api::{run::InnerOptimizer, settings::Scoring};
+use bistro_protocol::{
+    check::Verdict,
+    draw::draw,
+    hotkey::Hotkey,
+    mechanism::cosine::{RECOMPUTED, raw_score},
+    score::{Book, Outcome, Rates},
+    seed,
+    tensors::Tensors,
+};
+
+use crate::arena::{Arena, Played, block};
+
+/// Scores window by window.
+pub struct Judge {
+    book: Book,
+    scoring: Scoring,
+    records: Vec<Record>,
+}
+
+/// What it thought after one window. All by uid.
+pub struct Record {
+    /// What was found of those who were drawn.
+    pub outcomes: Vec<Option<Outcome>>,
+    /// The averages.
+    pub averages: Vec<f64>,
+    /// The weights; 0 where none would be set.
+    pub weights: Vec<u16>,
+}
+
+impl Judge {
+    /// A validator that knows nothing yet and draws `evaluations` miners per window.
+    pub fn new(evaluations: u32) -> Self {
+        let scoring = Scoring { evaluations_per_window: evaluations, ..Scoring::default() };
+        Self { book: Book::default(), scoring, records: Vec::new() }
+    }
+
+    /// One record per scored window.
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Scores a window as the role `validator` does; with fresh moments it audits one accepted miner.
+    pub fn score(&mut self, arena: &mut Arena<'_>, played: &Played) {
+        let (window, rates) = (played.window, self.rates());
+        let hotkey = |uid: u16| Hotkey(seed::seed("hotkey", &uid));
+        let uids = 0..played.works.len() as u16;
+        let neurons: Vec<_> = uids.clone().map(|uid| (uid, hotkey(uid), true)).collect();
+        self.book.observe(window, &neurons, rates);
+        let seed = seed::draw(&block("end", window), &[9; 32]);
+        let drawn = draw(&self.book.ages(window, rates), self.scoring.evaluations_per_window as usize, &seed);
+        let mut outcomes = outcomes(arena, played, &drawn);
+        if arena.run().training.inner_optimizer == InnerOptimizer::Fresh {
+            audit(arena, played, &mut outcomes);
+        }
+        self.book.record(window, &outcomes, rates);
+
+        let outcome = |uid: u16| outcomes.iter().find(|(u, _)| *u == uid).map(|(_, o)| *o);
+        let weights = self.book.weights(self.scoring.power.value());
+        let weight = |uid: u16| weights.iter().find(|(u, _)| *u == uid).map_or(0, |(_, w)| *w);
+        self.records.push(Record {
+            outcomes: uids.clone().map(outcome).collect(),
+            averages: self.book.standings().map(|(_, s)| s.average).collect(),
+            weights: uids.map(weight).collect(),
+        });
+    }
+
+    fn rates(&self) -> Rates {
+        let Scoring { moving_average, absent_windows, .. } = &self.scoring;
+        Rates { moving_average: moving_average.value(), absent_windows: (*absent_windows).into() }
+    }
+}
+
+/// What a validator finds of the drawn miners, as in the role `validator`.
+fn outcomes(arena: &mut Arena<'_>, played: &Played, drawn: &[u16]) -> Vec<(u16, Outcome)> {
+    let accepted: Vec<u16> = drawn.iter().copied().filter(|uid| played.works[usize::from(*uid)].is_ok()).collect();
+    let gradients = arena.gradients(played, &accepted);
+    let score = |uid: &u16| match &played.works[usize::from(*uid)] {
+        Err(verdict) => (*uid, Outcome::Rejected(*verdict)),
+        Ok(delta) => {
+            let pairs = || accepted.iter().zip(&gradients);
+            let foreign: Vec<&Tensors> = pairs().filter(|(u, _)| *u != uid).map(|(_, g)| g).collect();
+            let own = pairs().find(|(u, _)| *u == uid).map(|(_, g)| g).expect("every accepted one has a gradient");
+            (*uid, Outcome::Scored(raw_score(delta, own, &foreign)))
+        }
+    };
+    drawn.iter().map(score).collect()
+}
+
+/// Recomputes the work of one accepted miner, by lot.
+fn audit(arena: &mut Arena<'_>, played: &Played, outcomes: &mut [(u16, Outcome)]) {
+    let end = block("end", played.window);
+    let scored = outcomes.iter_mut().filter(|(_, outcome)| matches!(outcome, Outcome::Scored(_)));
+    let Some((uid, outcome)) = scored.min_by_key(|(uid, _)| seed::seed("audit", &(end, *uid))) else { return };
+    if audit_cosine(arena, played, *uid) < RECOMPUTED {
+        *outcome = Outcome::Rejected(Verdict::Recompute);
+    }
+}
+
+/// Cosine of what a uid published with what it should have published; 0 where nothing counts.
+pub fn audit_cosine(arena: &mut Arena<'_>, played: &Played, uid: u16) -> f64 {
+    let Ok(work) = &played.works[usize::from(uid)] else { return 0.0 };
+    let recomputed = arena.recompute(played, &[uid]);
+    recomputed.first().map_or(0.0, |r| cosine(work, r))
+}
+
+/// Of two sets with the same names and shapes; 0 if one is zero.
+pub fn cosine(a: &Tensors, b: &Tensors) -> f64 {
+    let entries = |t: &Tensors| -> Vec<f64> { t.iter().flat_map(|t| &t.data).map(|x| f64::from(*x)).collect() };
+    let dot: f64 = entries(a).iter().zip(entries(b)).map(|(x, y)| x * y).sum();
+    let norms = a.norm() * b.norm();
+    if norms > 0.0 { dot / norms } else { 0.0 }
+}
+
+/// The figures of one uid against those of the honest, who have the uids below `miners`.
+#[derive(Debug)]
+pub struct Figures {
+    /// How often it was drawn.
+    pub evaluations: usize,
+    /// Its last weight over the mean of the honest.
+    pub share: f64,
+    /// Its last average over the mean of the honest.
+    pub pay: f64,
+    /// Chance that a raw score of an honest miner beats one of its; `None` if it was never scored.
+    pub auc: Option<f64>,
+    /// Evaluations until its average stayed below that of every honest miner.
+    pub detection: Option<usize>,
+    /// What it was rejected for, last.
+    pub verdict: Verdict,
+}
+
+impl Judge {
+    /// Of `uid`, which may be honest.
+    pub fn figures(&self, miners: usize, uid: usize) -> Figures {
+        let last = self.records.last().expect("a window was scored");
+        let mean = |of: &dyn Fn(usize) -> f64| (0..miners).map(of).sum::<f64>() / miners as f64;
+        let weight = |uid: usize| f64::from(last.weights[uid]);
+        let average = |uid: usize| last.averages[uid];
+        let verdict = |outcome: Outcome| match outcome {
+            Outcome::Scored(_) => Verdict::Accepted,
+            Outcome::Rejected(verdict) => verdict,
+        };
+        Figures {
+            evaluations: self.outcomes(uid).count(),
+            share: weight(uid) / mean(&weight),
+            pay: average(uid) / mean(&average),
+            auc: auc(&(0..miners).flat_map(|u| self.raws(u)).collect::<Vec<_>>(), &self.raws(uid)),
+            detection: self.detection(miners, uid),
+            verdict: self.outcomes(uid).map(verdict).rfind(|v| *v != Verdict::Accepted).unwrap_or(Verdict::Accepted),
+        }
+    }
+
+    fn outcomes(&self, uid: usize) -> impl DoubleEndedIterator<Item = Outcome> {
+        self.records.iter().filter_map(move |r| r.outcomes[uid])
+    }
+
+    fn raws(&self, uid: usize) -> Vec<f64> {
+        let raw = |outcome| if let Outcome::Scored(raw) = outcome { Some(raw) } else { None };
+        self.outcomes(uid).filter_map(raw).collect()
+    }
+
+    fn detection(&self, miners: usize, uid: usize) -> Option<usize> {
+        let below = |r: &Record| r.averages[..miners].iter().all(|honest| r.averages[uid] < *honest);
+        let not_yet = self.records.iter().rposition(|r| !below(r)).map_or(0, |last| last + 1);
+        let found = self.records.get(..=not_yet)?;
+        Some(found.iter().filter(|r| r.outcomes[uid].is_some()).count())
+    }
+}
+
+fn auc(honest: &[f64], other: &[f64]) -> Option<f64> {
+    let pairs = honest.len() * other.len();
+    let beats = |h: f64, o: f64| f64::from(h > o) + f64::from(h == o) / 2.0;
+    let sum: f64 = honest.iter().flat_map(|h| other.iter().map(|o| beats(*h, *o))).sum();
+    (pairs > 0).then(|| sum / pairs as f64)
+}
