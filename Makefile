@@ -109,3 +109,9 @@ bench-prepare: ## Text per second through `dataset prepare`, by format and token
 
 bench-join: ## How long a node takes that joins 200 windows late, and what it downloads
 	$(BENCH) bench_join
+
+bench-churn: ## 200 random kills over miners, validators and averager (KILLS=200 SEED=1)
+	$(BENCH) bench_churn
+
+soak: ## Outages of five minutes of chain, bucket, clock and disk (OUTAGE_SECONDS=300)
+	$(BENCH) soak

@@ -109,6 +109,20 @@ pub fn read_bounded(path: &Path, most: u64) -> Result<Option<Vec<u8>>, Error> {
     if bytes.len() as u64 > most { Err(too_large()) } else { Ok(Some(bytes)) }
 }
 
+/// Removes what writes that were killed left in `folder`. Only for a folder that nobody writes to now.
+pub fn forget_unfinished(folder: &Path) -> Result<(), Error> {
+    let entries = fs::read_dir(folder).map_err(|e| Error::reading(folder, e))?;
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            // It costs room, nothing else: the next start tries again.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
 /// A name in the same folder that no other writer of this process uses, and that survivors of a crash can be told by.
 fn temporary_beside(path: &Path) -> io::Result<PathBuf> {
     static WRITES: AtomicU64 = AtomicU64::new(0);
@@ -147,6 +161,18 @@ mod tests {
         assert!(matches!(failed, Err(Error::Full { .. })));
         assert_eq!(read_bounded(&path, 100).expect("readable"), Some(b"old".to_vec()));
         assert_eq!(fs::read_dir(folder.path()).expect("the folder is there").count(), 1);
+    }
+
+    #[test]
+    fn what_a_kill_left_is_removed_and_nothing_else() {
+        let folder = folder();
+        let path = folder.path().join("state");
+        write_atomic(&path, b"kept").expect("written");
+        fs::write(temporary_beside(&path).expect("a name"), b"half").expect("written");
+        fs::write(folder.path().join(".hidden"), b"kept").expect("written");
+        forget_unfinished(folder.path()).expect("readable");
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder is there").count(), 2);
+        assert_eq!(read_bounded(&path, 10).expect("readable"), Some(b"kept".to_vec()));
     }
 
     #[test]

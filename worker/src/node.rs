@@ -229,9 +229,10 @@ impl Node {
         if self.bucket.put_new(&key, bytes.clone()).await? == Put::Stored {
             return Ok(Published::Ours);
         }
-        match self.bucket.get(&key, bytes.len() as u64).await {
-            Ok(Some(found)) if found.bytes == bytes => Ok(Published::Ours),
-            Ok(Some(_)) | Err(bucket::Error::TooLarge { .. }) => Ok(Published::Taken),
+        let same = |found: &Object| if found.bytes == bytes { Ok(()) } else { Err(()) };
+        match self.read(&key, bytes.len() as u64, same).await {
+            Ok(Some(Ok(()))) => Ok(Published::Ours),
+            Ok(Some(Err(()))) | Err(bucket::Error::TooLarge { .. }) => Ok(Published::Taken),
             // A bucket that refuses a key because it is there and does not show it yet.
             Ok(None) => Err(Failure::Transient(format!("{key} is taken but cannot be read yet"))),
             Err(error) => Err(error.into()),

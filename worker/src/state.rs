@@ -70,6 +70,7 @@ impl State {
                 _ => Failure::Permanent(line),
             }
         })?;
+        files::forget_unfinished(&state.folder)?;
         let owner = Owner {
             genesis: Hex32(agreement.genesis),
             netuid: agreement.netuid,

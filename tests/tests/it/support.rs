@@ -1,7 +1,7 @@
 //! A subnet of real nodes in this process, over a devnet of its own.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,6 +15,7 @@ use bistro_protocol::{
     manifest::{MAX_MANIFEST, Manifest},
     object::{self, Agreement, Kind},
 };
+use bistro_tests::process::{ask, free_port};
 use bistro_worker::{
     bucket::{Bucket, Credentials},
     chain::{Chain, DevWallet, Identity, bootstrap},
@@ -26,11 +27,7 @@ use bistro_worker::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    task::JoinHandle,
-};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything: only so that a broken test ends.
@@ -134,6 +131,11 @@ impl Subnet {
         DevWallet::derive(&self.settings.namespace, role.as_str(), name, 0)
     }
 
+    /// Everything of this subnet lies below it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     pub async fn bucket(&self, wallet: &DevWallet) -> Bucket {
         let credentials = Credentials::development(&wallet.hotkey.ss58());
         Bucket::new(&self.settings.bucket, credentials, Telemetry::new(Role::Miner)).await.expect("sound settings")
@@ -213,12 +215,7 @@ impl Node {
 
     /// What the node says of itself, if it answers.
     pub async fn status(&self) -> Option<NodeStatus> {
-        let mut stream = TcpStream::connect(self.http).await.ok()?;
-        stream.write_all(b"GET /status HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").await.ok()?;
-        let mut answer = Vec::new();
-        stream.take(1 << 20).read_to_end(&mut answer).await.ok()?;
-        let body = answer.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
-        serde_json::from_slice(&answer[body..]).ok()
+        serde_json::from_slice(&ask(self.http, "/status").await?).ok()
     }
 
     /// Waits until the status is as asked; fails at once when the node has failed for good.
@@ -252,9 +249,4 @@ impl Node {
         let _aborted = self.task.await;
         self.stop.cancel();
     }
-}
-
-fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address")
 }

@@ -6,7 +6,7 @@ use aws_sdk_s3::{
     Client, Config,
     config::{
         BehaviorVersion, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
-        SharedHttpClient, retry::RetryConfig, timeout::TimeoutConfig,
+        SharedHttpClient, StalledStreamProtectionConfig, retry::RetryConfig, timeout::TimeoutConfig,
     },
 };
 use aws_smithy_http_client::{
@@ -15,7 +15,7 @@ use aws_smithy_http_client::{
 };
 use bistro_api::settings;
 
-use super::{Credentials, Error, clock::BucketClock};
+use super::{Credentials, Error, clock::BucketClock, transfer::SILENCE};
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -52,6 +52,8 @@ pub(super) async fn client(
         // Trying again belongs to the caller, and limits on answers and bodies depend on the size.
         .retry_config(RetryConfig::disabled())
         .timeout_config(TimeoutConfig::builder().connect_timeout(CONNECT).build())
+        // The only bound on the silence within an upload.
+        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(SILENCE).build())
         .build();
     Ok(Client::from_conf(config))
 }

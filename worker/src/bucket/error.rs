@@ -46,13 +46,13 @@ pub enum Error {
     #[error(
         "failed to {op} {key} in bucket {bucket}: access denied ({code}); a key may write under its own hotkey only, see the policies in docs"
     )]
-    Denied { op: Op, bucket: String, key: String, code: String },
+    Denied { op: Op, bucket: String, key: String, code: String, worked: bool },
     #[error("failed to {op} {key}: there is no bucket {bucket}; create it or correct spec.bucket.name")]
-    NoSuchBucket { op: Op, bucket: String, key: String },
+    NoSuchBucket { op: Op, bucket: String, key: String, worked: bool },
     #[error(
         "failed to {op} {key} in bucket {bucket}: the bucket does not know these credentials ({code}); correct access-key-id and secret-access-key"
     )]
-    BadCredentials { op: Op, bucket: String, key: String, code: String },
+    BadCredentials { op: Op, bucket: String, key: String, code: String, worked: bool },
     #[error(
         "failed to {op} {key} in bucket {bucket}: no credentials ({reason}); set bucket.credentialsSecretRef or give the service account a role"
     )]
@@ -86,16 +86,26 @@ pub enum Error {
 }
 
 impl Error {
-    /// Trying again later can help without anybody's doing.
+    /// Trying again later can help. What a node was allowed to do before, it will be allowed again: keys are being
+    /// changed, or the service is in trouble. Refused the first time, its owner has to change something.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
+        match self {
+            Self::Denied { worked, .. } | Self::NoSuchBucket { worked, .. } | Self::BadCredentials { worked, .. } => {
+                *worked
+            }
             Self::Unreachable { .. }
-                | Self::Busy { .. }
-                | Self::Unsteady { .. }
-                | Self::SecretMissing { .. }
-                | Self::NoCredentials { .. }
-        )
+            | Self::Busy { .. }
+            | Self::ClockSkew { .. }
+            | Self::OddAnswer { .. }
+            | Self::Unsteady { .. }
+            | Self::SecretMissing { .. }
+            | Self::NoCredentials { .. } => true,
+            Self::Refused { .. }
+            | Self::TooLarge { .. }
+            | Self::CaBundle { .. }
+            | Self::SecretUnreadable { .. }
+            | Self::Stopped { .. } => false,
+        }
     }
 
     /// The word under which the request is counted.
@@ -113,7 +123,7 @@ impl Error {
         match self {
             Self::TooLarge { .. } => Some(Ok(())),
             // About this one key.
-            Self::Denied { .. } | Self::Refused { .. } | Self::Stopped { .. } => None,
+            Self::Denied { worked: false, .. } | Self::Refused { .. } | Self::Stopped { .. } => None,
             _ => Some(Err(self.to_string())),
         }
     }
@@ -124,22 +134,25 @@ pub(super) struct At {
     pub op: Op,
     pub bucket: String,
     pub key: String,
+    /// The bucket took a request of this kind from this node before.
+    pub worked: bool,
 }
 
 impl At {
-    /// The answer says that there is no such object (and not that there is no such bucket).
+    /// The answer says that there is no such object: in S3's own word, because a 404 from anything else that answers at
+    /// this address would be taken for the absence of everybody's work.
     pub fn is_absent<E: ProvideErrorMetadata>(&self, error: &SdkError<E, HttpResponse>) -> bool {
-        // HEAD answers have no body and so no code.
-        status(error) == Some(404) && error.code() != Some("NoSuchBucket")
+        // Answers to HEAD have no body and so no word.
+        status(error) == Some(404) && (self.op == Op::Head || error.code() == Some("NoSuchKey"))
     }
 
     pub fn unreachable(&self, reason: impl Into<String>) -> Error {
-        let Self { op, bucket, key } = self;
+        let Self { op, bucket, key, worked: _ } = self;
         Error::Unreachable { op: *op, bucket: bucket.clone(), key: key.clone(), reason: reason.into() }
     }
 
     pub fn odd(&self, reason: impl Into<String>) -> Error {
-        let Self { op, bucket, key } = self;
+        let Self { op, bucket, key, worked: _ } = self;
         Error::OddAnswer { op: *op, bucket: bucket.clone(), key: key.clone(), reason: reason.into() }
     }
 
@@ -148,7 +161,7 @@ impl At {
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
     {
-        let (op, bucket, key) = (self.op, self.bucket.clone(), self.key.clone());
+        let (op, bucket, key, worked) = (self.op, self.bucket.clone(), self.key.clone(), self.worked);
         let Some(status) = status(&error) else {
             let reason = chain(&error);
             return if reason.contains("redential") {
@@ -159,7 +172,7 @@ impl At {
         };
         let code = bounded(error.code().unwrap_or("no code"));
         match (code.as_str(), status) {
-            ("NoSuchBucket", _) => Error::NoSuchBucket { op, bucket, key },
+            ("NoSuchBucket", _) => Error::NoSuchBucket { op, bucket, key, worked },
             ("RequestTimeTooSkewed", _) => Error::ClockSkew { op, bucket, key },
             (
                 "InvalidAccessKeyId"
@@ -168,12 +181,18 @@ impl At {
                 | "InvalidToken"
                 | "TokenRefreshRequired",
                 _,
-            ) => Error::BadCredentials { op, bucket, key, code },
-            (_, 401 | 403) => Error::Denied { op, bucket, key, code },
+            ) => Error::BadCredentials { op, bucket, key, code, worked },
+            (_, 401 | 403) => Error::Denied { op, bucket, key, code, worked },
             // 409: another conditional write to this key is under way. Sent again, one of them gets 412.
-            ("SlowDown" | "RequestTimeout", _) | (_, 408 | 409 | 429 | 500..=599) => {
+            ("SlowDown" | "RequestTimeout" | "TemporaryRedirect", _) | (_, 408 | 409 | 429 | 500..=599) => {
                 Error::Busy { op, bucket, key, status, code }
             }
+            // What arrived there is not what was sent.
+            ("IncompleteBody" | "BadDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch", _) => {
+                Error::Busy { op, bucket, key, status, code }
+            }
+            // Not S3's words: a proxy, a login page, an answer that was cut short.
+            ("no code", _) => self.odd(format!("an odd answer (HTTP {status}: {})", chain(&error))),
             _ => {
                 let message = bounded(error.message().unwrap_or("no message"));
                 Error::Refused { op, bucket, key, status, code, message }

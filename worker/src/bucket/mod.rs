@@ -11,7 +11,13 @@ pub(crate) mod credentials;
 mod error;
 mod transfer;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use bistro_api::settings;
@@ -85,6 +91,20 @@ struct Inner {
     prefix: String,
     clock: BucketClock,
     telemetry: Telemetry,
+    /// The bucket took a read from this node.
+    read: AtomicBool,
+    /// The bucket took a write from this node.
+    written: AtomicBool,
+}
+
+impl Inner {
+    /// Whether the bucket took a request of this kind before.
+    fn worked(&self, op: Op) -> &AtomicBool {
+        match op {
+            Op::Get | Op::Head | Op::List => &self.read,
+            Op::Put | Op::Delete => &self.written,
+        }
+    }
 }
 
 impl Bucket {
@@ -97,7 +117,8 @@ impl Bucket {
         let clock = BucketClock::default();
         let client = connect::client(settings, credentials, clock.clone()).await?;
         let settings::Bucket { name, prefix, .. } = settings.clone();
-        Ok(Self { inner: Arc::new(Inner { client, name, prefix, clock, telemetry }) })
+        let (read, written) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Self { inner: Arc::new(Inner { client, name, prefix, clock, telemetry, read, written }) })
     }
 
     /// A lower bound of what the bucket's own clock shows now, Unix time in milliseconds; `None` before its first
@@ -163,6 +184,7 @@ impl Bucket {
                 Ok(Answer { value, outcome }) => {
                     count(outcome);
                     telemetry.bucket(Ok(()));
+                    self.inner.worked(op).store(true, Ordering::Relaxed);
                     Ok(value)
                 }
                 Err(error) => {
@@ -234,7 +256,7 @@ impl Bucket {
             .set_if_none_match(only_new.then(|| "*".to_owned()))
             .body(ByteStream::from(bytes))
             .send();
-        match transfer::within(transfer::for_body(size), &at, request).await? {
+        match transfer::within(transfer::for_upload(size), &at, request).await? {
             Ok(_) => {
                 self.inner.telemetry.metrics.upload_bytes.inc_by(size);
                 Ok(Answer::ok(Put::Stored))
@@ -292,7 +314,8 @@ impl Bucket {
     }
 
     fn at(&self, op: Op, key: &str) -> error::At {
-        error::At { op, bucket: self.inner.name.clone(), key: key.to_owned() }
+        let worked = self.inner.worked(op).load(Ordering::Relaxed);
+        error::At { op, bucket: self.inner.name.clone(), key: key.to_owned(), worked }
     }
 }
 

@@ -12,17 +12,25 @@ use super::error::{At, Error, chain};
 pub(super) const ANSWER: Duration = Duration::from_secs(30);
 
 /// Longest silence within a body.
-const SILENCE: Duration = Duration::from_secs(20);
+pub(super) const SILENCE: Duration = Duration::from_secs(20);
 
-/// Slowest transfer that is waited for, in bytes per second.
-const SLOWEST: u64 = 64 * 1024;
+/// Slowest upload that is waited for, in bytes per second.
+const SLOWEST_UP: u64 = 64 * 1024;
+
+/// Slowest download that is waited for, in bytes per second: a node reads sixteen objects at a time, over one link.
+const SLOWEST_DOWN: u64 = SLOWEST_UP / 16;
 
 /// First allocation for a body: beyond it memory follows the bytes that really came.
 const FIRST: u64 = 1 << 20;
 
-/// Longest time that a transfer of this many bytes may take.
-pub(super) fn for_body(size: u64) -> Duration {
-    ANSWER + Duration::from_secs(size / SLOWEST)
+/// Longest time that an upload of this many bytes may take.
+pub(super) fn for_upload(size: u64) -> Duration {
+    ANSWER + Duration::from_secs(size / SLOWEST_UP)
+}
+
+/// Longest time that the body of a download of this many bytes may take.
+fn for_download(size: u64) -> Duration {
+    ANSWER + Duration::from_secs(size / SLOWEST_DOWN)
 }
 
 /// The output of `request`, or [`Error::Unreachable`] when it takes too long.
@@ -53,7 +61,7 @@ pub(super) async fn collect(
         }
         Ok(())
     };
-    within(for_body(promised.unwrap_or(most)), at, reading).await??;
+    within(for_download(promised.unwrap_or(most)), at, reading).await??;
     if promised.is_some_and(|size| size != bytes.len() as u64) {
         return Err(at.unreachable("the connection ended within the body"));
     }
