@@ -82,9 +82,9 @@ async fn bench_convergence() {
     let corpus = std::env::var("BISTRO_CORPUS").expect("BISTRO_CORPUS names the folder of text: use make");
     let windows = std::env::var("WINDOWS").ok().and_then(|w| w.parse().ok()).unwrap_or(20);
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut documents = FolderDocuments::new(corpus.as_ref(), &["rs".to_owned()]).expect("a folder");
+    let documents = FolderDocuments::new(corpus.as_ref(), &["rs".to_owned()]).expect("a folder");
     let tokens = Folder(folder.path().join("tokens"));
-    let digest = data::prepare(&mut documents, &tokens, None, |_| ()).await.expect("text").digest;
+    let digest = data::prepare(&documents, &tokens, None, |_| ()).await.expect("text").digest;
     let runs =
         [("single", 1, 1, Some("1")), ("dense", 3, 1, Some("1")), ("c4", 3, 4, None), ("c4-no-gain", 3, 4, Some("1"))];
     for (name, miners, ratio, gain) in runs {

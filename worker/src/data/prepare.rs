@@ -261,7 +261,7 @@ mod tests {
 
     async fn run(folder: &Path, sink: &impl Sink, limit: Option<u64>) -> Result<Prepared, Error> {
         let extensions = ["rs", "txt", "md"].map(str::to_owned);
-        prepare(&mut FolderDocuments::new(folder, &extensions)?, sink, limit, |_| ()).await
+        prepare(&FolderDocuments::new(folder, &extensions)?, sink, limit, |_| ()).await
     }
 
     #[tokio::test]
@@ -299,8 +299,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         write(folder.path(), &[("a.txt", &vec![b'a'; SHARD]), ("b.txt", &vec![b'b'; 2 * SHARD]), ("c.txt", b"end")]);
         let mut steps = Vec::new();
-        let mut documents = FolderDocuments::new(folder.path(), &[]).expect("lists");
-        let made = prepare(&mut documents, &Nowhere, None, |p| steps.push(p.shards)).await.expect("prepares");
+        let documents = FolderDocuments::new(folder.path(), &[]).expect("lists");
+        let made = prepare(&documents, &Nowhere, None, |p| steps.push(p.shards)).await.expect("prepares");
         assert_eq!((made.shards, made.tokens as usize), (4, 3 * SHARD + 5));
         steps.dedup();
         assert_eq!(steps, [1, 3, 4]);

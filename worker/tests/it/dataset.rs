@@ -130,10 +130,11 @@ async fn bench_prepare() {
     let zstd = ruzstd::encoding::compress_to_vec(&bytes[..], ruzstd::encoding::CompressionLevel::Fastest);
     let plain: Vec<(String, &[u8])> =
         texts.chunks(8 << 20).enumerate().map(|(i, c)| (format!("{i:04}.txt"), c)).collect();
-    fn one<'a>(name: &str, bytes: &'a [u8]) -> Vec<(String, &'a [u8])> {
+    type Files<'a> = Vec<(String, &'a [u8])>;
+    fn one<'a>(name: &str, bytes: &'a [u8]) -> Files<'a> {
         vec![(name.to_owned(), bytes)]
     }
-    let formats: [(&str, Vec<(String, &[u8])>); 4] = [
+    let formats: [(&str, Files<'_>); 4] = [
         ("txt", plain),
         ("jsonl", one("a.jsonl", &bytes)),
         ("jsonl.gz", one("a.jsonl.gz", &gzip)),
