@@ -101,7 +101,7 @@ pub async fn prepare_with<D: Documents>(
     }
     let writer = Writer::new(sink, agreement, &options.tokenizer, state.as_ref(), options.save_every).await?;
     let reader = Reader::new(documents.clone(), &options.text_field, from);
-    Run { options, writer, made, progress }.run(reader).await
+    Run { options, writer, made, read: 0, progress }.run(reader).await
 }
 
 /// The documents of a batch with their tokens.
@@ -142,6 +142,8 @@ struct Run<'a, S, P> {
     options: Options,
     writer: Writer<'a, S>,
     made: Prepared,
+    /// Bytes of the files that were read.
+    read: u64,
     progress: P,
 }
 
@@ -165,12 +167,12 @@ impl<S: Sink, P: FnMut(&Prepared, u64)> Run<'_, S, P> {
             }
             return Err(error);
         }
-        let Self { options, writer, mut made, mut progress } = self;
+        let Self { options, writer, mut made, read, mut progress } = self;
         let index = writer.finish(&options.tokenizer).await?;
         made.tokens = index.tokens;
         made.shards = index.shards.len();
         made.digest = index.digest();
-        progress(&made, u64::MAX);
+        progress(&made, read);
         Ok(made)
     }
 
@@ -185,13 +187,13 @@ impl<S: Sink, P: FnMut(&Prepared, u64)> Run<'_, S, P> {
                 next = from.recv() => next,
             };
             let Some(Encoded { batch, tokens }) = next else { return Ok(Written::All) };
-            let read = batch.read;
+            self.read = batch.read;
             if !self.add(batch, tokens).await? {
                 return Ok(Written::ToLimit);
             }
             self.made.shards = self.writer.shards();
             self.made.tokens = self.writer.size() / width;
-            (self.progress)(&self.made, read);
+            (self.progress)(&self.made, self.read);
         }
     }
 

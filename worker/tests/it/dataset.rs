@@ -19,10 +19,12 @@ async fn admin(devnet: &Devnet) -> Bucket {
     Bucket::new(&bucket_settings(&devnet.s3_url(), ""), keys, telemetry()).await.expect("the settings are sound")
 }
 
-/// Lines of JSON; as text they have about `size` bytes.
+/// Lines of JSON; as text they have about `size` bytes, a kilobyte each.
 fn lines(size: usize) -> Vec<u8> {
-    let line = |i: usize| format!("{{\"id\":{i},\"text\":\"line {i} of many, and the words in it \\n\"}}\n");
-    (0..size / 40).map(line).collect::<String>().into_bytes()
+    let words =
+        |i: usize| (0..25).map(|j| format!("line {i} of many, and word {} in it\\n", i * j)).collect::<String>();
+    let line = |i: usize| format!("{{\"id\":{i},\"text\":\"{}\"}}\n", words(i));
+    (0..size / 1000).map(line).collect::<String>().into_bytes()
 }
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) {
