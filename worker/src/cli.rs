@@ -36,7 +36,7 @@ enum Command {
 enum Dataset {
     /// Turn text into tokens; prints the digest that belongs into the Subnet as run.dataset.digest.
     #[command(after_help = PREPARE_HELP)]
-    Prepare(Prepare),
+    Prepare(Box<Prepare>),
 }
 
 /// `dataset prepare`.
@@ -126,7 +126,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Dataset(Dataset::Prepare(arguments)) => {
             let stop = CancellationToken::new();
             stop_on_signals(stop.clone())?;
-            return dataset::prepare(arguments, stop).await;
+            return dataset::prepare(*arguments, stop).await;
         }
         Command::Miner => Role::Miner,
         Command::Validator => Role::Validator,

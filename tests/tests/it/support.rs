@@ -171,9 +171,9 @@ async fn prepare_dataset(devnet: &Devnet) -> String {
     let bucket =
         Bucket::new(&bucket_settings(devnet), keys, Telemetry::new(Role::Miner)).await.expect("sound settings");
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/src");
-    let mut documents = FolderDocuments::new(&sources, &["rs".to_owned()]).expect("sources");
+    let documents = FolderDocuments::new(&sources, &["rs".to_owned()]).expect("sources");
     let sink = BucketFolder::new(bucket, "datasets/test");
-    data::prepare(&mut documents, &sink, None, |_| ()).await.expect("the devnet takes it").digest
+    data::prepare(&documents, &sink, None, |_| ()).await.expect("the devnet takes it").digest
 }
 
 fn bucket_settings(devnet: &Devnet) -> settings::Bucket {

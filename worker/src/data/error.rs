@@ -109,13 +109,16 @@ impl Error {
         match self {
             Self::Digest { .. } | Self::Missing(_) | Self::Damaged(_) | Self::Files(_) | Self::Stopped => true,
             Self::Bucket(error) => error.is_transient(),
+            // A full disk can be emptied.
+            Self::Read { source, .. } => {
+                matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+            }
             Self::Index(_)
             | Self::Vocabulary { .. }
             | Self::Page { .. }
             | Self::Empty(_)
             | Self::TooLarge(_)
             | Self::TooMany(_)
-            | Self::Read { .. }
             | Self::Source { .. }
             | Self::Field { .. }
             | Self::Tokenizer(_)

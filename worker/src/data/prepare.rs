@@ -101,7 +101,7 @@ pub async fn prepare_with<D: Documents>(
     }
     let writer = Writer::new(sink, agreement, &options.tokenizer, state.as_ref(), options.save_every).await?;
     let reader = Reader::new(documents.clone(), &options.text_field, from);
-    Run { options, writer, made, progress }.run(reader).await
+    Run { options, writer, made, read: 0, progress }.run(reader).await
 }
 
 /// The documents of a batch with their tokens.
@@ -142,6 +142,8 @@ struct Run<'a, S, P> {
     options: Options,
     writer: Writer<'a, S>,
     made: Prepared,
+    /// Bytes of the files that were read.
+    read: u64,
     progress: P,
 }
 
@@ -165,12 +167,12 @@ impl<S: Sink, P: FnMut(&Prepared, u64)> Run<'_, S, P> {
             }
             return Err(error);
         }
-        let Self { options, writer, mut made, mut progress } = self;
+        let Self { options, writer, mut made, read, mut progress } = self;
         let index = writer.finish(&options.tokenizer).await?;
         made.tokens = index.tokens;
         made.shards = index.shards.len();
         made.digest = index.digest();
-        progress(&made, u64::MAX);
+        progress(&made, read);
         Ok(made)
     }
 
@@ -185,13 +187,13 @@ impl<S: Sink, P: FnMut(&Prepared, u64)> Run<'_, S, P> {
                 next = from.recv() => next,
             };
             let Some(Encoded { batch, tokens }) = next else { return Ok(Written::All) };
-            let read = batch.read;
+            self.read = batch.read;
             if !self.add(batch, tokens).await? {
                 return Ok(Written::ToLimit);
             }
             self.made.shards = self.writer.shards();
             self.made.tokens = self.writer.size() / width;
-            (self.progress)(&self.made, read);
+            (self.progress)(&self.made, self.read);
         }
     }
 
@@ -261,7 +263,7 @@ mod tests {
 
     async fn run(folder: &Path, sink: &impl Sink, limit: Option<u64>) -> Result<Prepared, Error> {
         let extensions = ["rs", "txt", "md"].map(str::to_owned);
-        prepare(&mut FolderDocuments::new(folder, &extensions)?, sink, limit, |_| ()).await
+        prepare(&FolderDocuments::new(folder, &extensions)?, sink, limit, |_| ()).await
     }
 
     #[tokio::test]
@@ -299,8 +301,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         write(folder.path(), &[("a.txt", &vec![b'a'; SHARD]), ("b.txt", &vec![b'b'; 2 * SHARD]), ("c.txt", b"end")]);
         let mut steps = Vec::new();
-        let mut documents = FolderDocuments::new(folder.path(), &[]).expect("lists");
-        let made = prepare(&mut documents, &Nowhere, None, |p| steps.push(p.shards)).await.expect("prepares");
+        let documents = FolderDocuments::new(folder.path(), &[]).expect("lists");
+        let made = prepare(&documents, &Nowhere, None, |p| steps.push(p.shards)).await.expect("prepares");
         assert_eq!((made.shards, made.tokens as usize), (4, 3 * SHARD + 5));
         steps.dedup();
         assert_eq!(steps, [1, 3, 4]);

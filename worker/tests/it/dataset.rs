@@ -19,10 +19,12 @@ async fn admin(devnet: &Devnet) -> Bucket {
     Bucket::new(&bucket_settings(&devnet.s3_url(), ""), keys, telemetry()).await.expect("the settings are sound")
 }
 
-/// Lines of JSON; as text they have about `size` bytes.
+/// Lines of JSON; as text they have about `size` bytes, a kilobyte each.
 fn lines(size: usize) -> Vec<u8> {
-    let line = |i: usize| format!("{{\"id\":{i},\"text\":\"line {i} of many, and the words in it \\n\"}}\n");
-    (0..size / 40).map(line).collect::<String>().into_bytes()
+    let words =
+        |i: usize| (0..25).map(|j| format!("line {i} of many, and word {} in it\\n", i * j)).collect::<String>();
+    let line = |i: usize| format!("{{\"id\":{i},\"text\":\"{}\"}}\n", words(i));
+    (0..size / 1000).map(line).collect::<String>().into_bytes()
 }
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) {
@@ -130,10 +132,11 @@ async fn bench_prepare() {
     let zstd = ruzstd::encoding::compress_to_vec(&bytes[..], ruzstd::encoding::CompressionLevel::Fastest);
     let plain: Vec<(String, &[u8])> =
         texts.chunks(8 << 20).enumerate().map(|(i, c)| (format!("{i:04}.txt"), c)).collect();
-    fn one<'a>(name: &str, bytes: &'a [u8]) -> Vec<(String, &'a [u8])> {
+    type Files<'a> = Vec<(String, &'a [u8])>;
+    fn one<'a>(name: &str, bytes: &'a [u8]) -> Files<'a> {
         vec![(name.to_owned(), bytes)]
     }
-    let formats: [(&str, Vec<(String, &[u8])>); 4] = [
+    let formats: [(&str, Files<'_>); 4] = [
         ("txt", plain),
         ("jsonl", one("a.jsonl", &bytes)),
         ("jsonl.gz", one("a.jsonl.gz", &gzip)),
