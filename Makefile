@@ -31,8 +31,9 @@ up: build corpus ## Run a whole subnet on this machine until Ctrl-C (WINDOWS=3 S
 	$(BIN)/bistro up -f $(MANIFESTS) --devnet-corpus $(CORPUS) --block-time $(BLOCK_TIME) \
 		$(if $(WINDOWS),--windows $(WINDOWS)) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(STATE),--state $(STATE))
 
+# More threads than cores: most tests wait for blocks most of the time.
 test: ## Unit, property, golden and integration tests
-	cargo test $(CARGO_FLAGS)
+	RUST_TEST_THREADS=4 cargo test $(CARGO_FLAGS)
 
 test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact: for one)
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture a_million_inputs

@@ -181,11 +181,8 @@ impl<'a> Cursor<'a> {
         self.rest = &behind[1..];
         let quoted = format!("\"{text}\"");
         let text: String = serde_json::from_str(&quoted).map_err(|_| FORM)?;
-        let text = serde_json::Value::String(text);
-        match text.to_string() == quoted {
-            true => Ok(Cow::Owned(text.as_str().unwrap_or_default().to_owned())),
-            false => Err(FORM),
-        }
+        let again = serde_json::to_string(&text).map_err(|_| FORM)?;
+        if again == quoted { Ok(Cow::Owned(text)) } else { Err(FORM) }
     }
 }
 

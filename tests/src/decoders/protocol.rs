@@ -27,7 +27,7 @@ pub const DECODERS: &[Decoder] = &[
     Decoder { name: "commit", decode: commit, bound: plain, form: Form::Sealed(Kind::Commit), seeds: commits },
     Decoder { name: "manifest", decode: manifest, bound: plain, form: Form::Sealed(Kind::Manifest), seeds: manifests },
     Decoder { name: "verdicts", decode: verdicts, bound: plain, form: Form::Sealed(Kind::Verdicts), seeds: judged },
-    Decoder { name: "scores", decode: scores, bound: plain, form: Form::Sealed(Kind::Scores), seeds: scored },
+    Decoder { name: "scores", decode: scores, bound: numbers, form: Form::Sealed(Kind::Scores), seeds: scored },
     Decoder { name: "tensors", decode: tensors, bound: file_bound, form: Form::Tensors, seeds: files },
     Decoder { name: "artifact", decode: artifact, bound: file_bound, form: Form::Tensors, seeds: artifacts },
     Decoder { name: "checked-artifact", decode: checked, bound: file_bound, form: Form::Tensors, seeds: artifacts },
@@ -43,6 +43,11 @@ fn json<T: DeserializeOwned>(bytes: &[u8]) -> bool {
 
 fn texts(digits: usize) -> Vec<Vec<u8>> {
     vec![format!("\"{}\"", &"0123456789abcdef".repeat(4)[..digits]).into_bytes()]
+}
+
+/// A number of a list takes two bytes in JSON and eight in memory, and three times that while the list grows and moves.
+fn numbers(length: usize) -> usize {
+    12 * length + 4096
 }
 
 /// The entries once, and for each byte of the header at most 16: a number of a shape takes two bytes there and eight in
