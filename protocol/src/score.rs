@@ -1,7 +1,7 @@
 //! What a validator remembers of the miners: moving averages of normalised scores.
 //!
 //! ```text
-//! normalised = raw / median of the last 64 positive raws, clamped to [0, 1]
+//! normalised = raw / median of the last 64 positive raws, clamped to [0, 1.25]
 //! average    = m * average + (1 - m) * normalised, from 0, without bias correction
 //! ```
 
@@ -17,10 +17,11 @@ use crate::{
 
 /// Positive raw scores that the scale is taken from.
 const RAWS: usize = 64;
-/// An evaluation earns at most so many times the median. Nobody can do more than its own pages, so what scores higher is
-/// luck or aimed at the score: whoever published the gradient that work is compared with earned 7.7 times an honest
-/// weight while this was 2, and earns 1.2 times now; the gradient of a quarter of the pages 0.5 instead of 1.2.
-const LARGEST: f64 = 1.0;
+/// An evaluation earns at most so many times the median. Nobody can do more than its own pages and honest scores spread
+/// by about a tenth, so what scores higher is aimed at the score: whoever publishes the gradient that work is compared
+/// with had five times an honest weight while this was 2. At 1 many cheats pull the median down so far that half of the
+/// work is paid like all of it.
+const LARGEST: f64 = 1.25;
 
 /// A validator's memory; it is part of its state on disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -193,7 +194,7 @@ mod tests {
     #[test]
     fn scores_are_relative_to_the_median_and_bounded() {
         let book = book(&[(0, Outcome::Scored(0.2)), (1, Outcome::Scored(0.1)), (2, Outcome::Scored(100.0))]);
-        for (uid, expected) in [(0, 0.1), (1, 0.05), (2, 0.1)] {
+        for (uid, expected) in [(0, 0.1), (1, 0.05), (2, 0.125)] {
             assert!((average(&book, uid) - expected).abs() < 1e-12, "uid {uid}");
         }
     }

@@ -121,5 +121,11 @@ fn bench_adversaries() {
             text.digest()
         );
         check_honest(&judge);
+        for (uid, cheat) in arena.cheats() {
+            let share = judge.figures(HONEST, uid).share;
+            let half = matches!(cheat, Cheat::HalfSteps | Cheat::HalfPages) && optimizer == kept;
+            let most = if cheat.does_no_work() { 0.05 } else { 0.5 };
+            assert!(share <= most || !(half || cheat.does_no_work()), "{}: {share}", cheat.name());
+        }
     }
 }
