@@ -1,18 +1,22 @@
 //! Following: from manifest to manifest, from base to base. Every role does it, the averager too.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::PoisonError,
+    time::{Duration, Instant},
+};
 
 use bistro_api::status::{Phase, WindowRecord};
 use bistro_protocol::{
     artifact,
     check::Commit,
     hotkey::Hotkey,
-    manifest::{Manifest, ManifestError},
+    manifest::{MAX_MANIFEST, Manifest, ManifestError},
     mechanism::cosine,
     object::{Hex32, Kind, Opened},
     slice::Slice,
     tensors::Tensors,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     bucket::Object,
@@ -26,6 +30,8 @@ use crate::{
 
 /// How often a manifest that is not there yet is asked for.
 const POLL: Duration = Duration::from_millis(250);
+/// Windows after which a node that replays many saves its base.
+const REPLAYED: u64 = 16;
 /// After so long the wait is worth a line, and a look for a snapshot.
 const SPEAK_AFTER: Duration = Duration::from_secs(10);
 
@@ -39,6 +45,8 @@ pub struct Follower {
     pub window: u64,
     /// Digest of the manifest before; zeros for the first window.
     pub previous: [u8; 32],
+    /// What is on its way for this window already, while many are replayed.
+    ahead: Option<Ahead>,
 }
 
 /// A manifest that was followed.
@@ -63,7 +71,7 @@ impl Follower {
             Some(saved) => saved,
             None => SavedBase { window, previous: [0; 32], base: origin::first_base(node).await? },
         };
-        let follower = Self { digest: base.digest(), base, window, previous };
+        let follower = Self { digest: base.digest(), base, window, previous, ahead: None };
         node.state.save_base(&follower.saved())?;
         follower.show(node, None);
         Ok(follower)
@@ -79,7 +87,7 @@ impl Follower {
         let Some(found) = snapshot::newest(node, after).await? else { return Ok(None) };
         let Snapshot { window, previous, base, digest } = found;
         tracing::info!(from = after, to = window, "goes on from a snapshot");
-        let follower = Self { base, digest, window, previous };
+        let follower = Self { base, digest, window, previous, ahead: None };
         node.state.save_base(&follower.saved())?;
         // Moments belong to a path through parameters that this node did not walk.
         node.state.forget_before(&["optimizer"], window + 1)?;
@@ -99,7 +107,15 @@ impl Follower {
 
     /// Waits for the manifest of this window and follows it: checks, moves the base, compares digests, saves.
     pub async fn follow(&mut self, node: &Node) -> Result<Followed, Failure> {
-        let (averager, opened) = self.manifest_of_this_window(node).await?;
+        let (averager, opened, aggregate) = match self.fetched(node).await {
+            Some(fetched) => fetched,
+            None => {
+                let (averager, opened) = self.manifest_of_this_window(node).await?;
+                (averager, opened, None)
+            }
+        };
+        // Replaying takes no longer than downloading: the next window comes while this one is computed.
+        self.ahead = (behind(node, self.window) > 1).then(|| Ahead::fetch(node, averager, self.window + 1));
         opened.body.check(self.window, self.previous, self.digest)?;
         if let Some(blocks) = opened.body.blocks {
             let reveal = node.block_hash(node.clock.reveal(self.window)).await?;
@@ -108,8 +124,8 @@ impl Follower {
                 return Err(ManifestError::Contradiction { window: self.window, what }.into());
             }
         }
-        if let Some(aggregate) = opened.body.aggregate {
-            let merged = self.aggregate(node, &averager, aggregate).await?;
+        if let Some(digest) = opened.body.aggregate {
+            let merged = self.aggregate(node, &averager, digest, aggregate).await?;
             let slice = node.slice(self.window, &self.base).await?;
             self.step(node, &slice, &merged);
         }
@@ -127,7 +143,10 @@ impl Follower {
         let window = self.window;
         manifest.verify(window, self.digest)?;
         (self.window, self.previous) = (window + 1, digest);
-        node.state.save_base(&self.saved())?;
+        // Who replays many windows and is killed replays some of them again.
+        if behind(node, self.window) < 2 || self.window.is_multiple_of(REPLAYED) {
+            node.state.save_base(&self.saved())?;
+        }
         node.telemetry.status.update(|status| {
             let record = status.history.iter_mut().find(|r| r.window == window);
             if let Some(record) = record {
@@ -193,7 +212,25 @@ impl Follower {
         }
     }
 
-    async fn aggregate(&self, node: &Node, averager: &Hotkey, digest: Hex32) -> Result<Tensors, Failure> {
+    /// What was fetched ahead for this window, if it is sound; else it is asked for as ever.
+    async fn fetched(&mut self, node: &Node) -> Option<(Hotkey, Opened<Manifest>, Option<Object>)> {
+        let Ahead { window, averager, task } = self.ahead.take()?;
+        let (manifest, aggregate) = task.await.ok()?;
+        if window != self.window || averager_of(node, window).await.ok()? != Some(averager) {
+            return None;
+        }
+        let opened = node.open_manifest(&averager, window, &manifest?).ok()?;
+        Some((averager, opened, aggregate))
+    }
+
+    /// The merged slice: what was fetched ahead if that is it, else out of the bucket.
+    async fn aggregate(
+        &self,
+        node: &Node,
+        averager: &Hotkey,
+        digest: Hex32,
+        fetched: Option<Object>,
+    ) -> Result<Tensors, Failure> {
         let shape = node.work_shape(&self.base);
         let key = node.key(averager, self.window, Kind::Aggregate);
         let check = |found: &Object| {
@@ -208,6 +245,9 @@ impl Follower {
                 Err("its aggregate is not this window's")
             }
         };
+        if let Some(Ok(aggregate)) = fetched.as_ref().map(check) {
+            return Ok(aggregate);
+        }
         let found = node.read(&key, artifact::max_bytes(&shape), check).await?;
         // The manifest is stored after the aggregate: a bucket that has one but not yet the other catches up.
         let found = found.ok_or_else(|| Failure::Transient(format!("{key} is not in the bucket yet")))?;
@@ -220,6 +260,28 @@ fn behind(node: &Node, window: u64) -> u64 {
     node.clock.window_of(node.head().number).saturating_sub(window)
 }
 
+/// Manifest and aggregate of a window on their way; nothing of them is believed before it is checked.
+struct Ahead {
+    window: u64,
+    averager: Hotkey,
+    task: AbortOnDropHandle<(Option<Object>, Option<Object>)>,
+}
+
+impl Ahead {
+    fn fetch(node: &Node, averager: Hotkey, window: u64) -> Self {
+        let bucket = node.bucket.clone();
+        let keys = [Kind::Manifest, Kind::Aggregate].map(|kind| node.key(&averager, window, kind));
+        let most = artifact::max_bytes(&node.shape);
+        let task = tokio::spawn(async move {
+            let [manifest, aggregate] = &keys;
+            let (manifest, aggregate) = tokio::join!(bucket.get(manifest, MAX_MANIFEST), bucket.get(aggregate, most));
+            // Whatever went wrong shows again where it is asked for in earnest.
+            (manifest.ok().flatten(), aggregate.ok().flatten())
+        });
+        Self { window, averager, task: AbortOnDropHandle::new(task) }
+    }
+}
+
 /// Whose manifest counts for `window`: the term that holds, else the subnet owner's hotkey as of now.
 pub async fn averager_of(node: &Node, window: u64) -> Result<Option<Hotkey>, Failure> {
     let terms = node.settings.averagers.iter().filter(|t| t.from_window <= window);
@@ -227,7 +289,16 @@ pub async fn averager_of(node: &Node, window: u64) -> Result<Option<Hotkey>, Fai
         let hotkey = Hotkey::from_ss58(&term.hotkey);
         return hotkey.map(Some).map_err(|e| Failure::Permanent(format!("averagers: {e}")));
     }
-    let owner = node.chain.owner_hotkey(node.settings.netuid, node.head().hash).await?;
+    let at = node.head().hash;
+    let known = *node.owner.lock().unwrap_or_else(PoisonError::into_inner);
+    let owner = match known.filter(|(block, _)| *block == at) {
+        Some((_, owner)) => owner,
+        None => {
+            let owner = node.chain.owner_hotkey(node.settings.netuid, at).await?;
+            *node.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some((at, owner));
+            owner
+        }
+    };
     // The chain's default account: the owner has named none.
     Ok((owner != [0; 32]).then_some(Hotkey(owner)))
 }

@@ -63,6 +63,8 @@ pub struct Node {
     pub engine: Arc<Mutex<Engine>>,
     /// Finalised blocks.
     pub heads: watch::Receiver<Head>,
+    /// The subnet owner's hotkey as of a block, so that who replays many windows asks once a block.
+    pub owner: Mutex<Option<([u8; 32], [u8; 32])>>,
     /// The window in which this process got ready: an earlier one may have worked in it with the same hotkey.
     pub born: u64,
 }
@@ -190,7 +192,7 @@ impl Node {
     /// The manifest of `window`, if it is there; its signature and its place in the run are checked.
     pub async fn manifest(&self, averager: &Hotkey, window: u64) -> Result<Option<Opened<Manifest>>, Failure> {
         let key = self.key(averager, window, Kind::Manifest);
-        let open = |found: &Object| object::open(&self.agreement, averager, window, Kind::Manifest, &found.bytes);
+        let open = |found: &Object| self.open_manifest(averager, window, found);
         self.read(&key, MAX_MANIFEST, open).await?.transpose().map_err(|verdict| {
             Failure::Permanent(match verdict {
                 Verdict::RunMismatch => format!(
@@ -199,6 +201,11 @@ impl Node {
                 other => format!("the manifest of window {window} by {averager} is {other}: nobody can follow it"),
             })
         })
+    }
+
+    /// Checks signature and place in the run of a manifest's bytes.
+    pub fn open_manifest(&self, averager: &Hotkey, window: u64, found: &Object) -> Result<Opened<Manifest>, Verdict> {
+        object::open(&self.agreement, averager, window, Kind::Manifest, &found.bytes)
     }
 
     /// Reads an object and checks it; `None` where there is none. What fails its check is read again, and only the same

@@ -164,9 +164,14 @@ impl State {
         let _ = std::fs::remove_file(self.path(&format!("{kind}-{window:08}")));
     }
 
-    /// Deletes the files of all windows before `window`; what cannot be deleted stays until next time.
+    /// Deletes the files of all windows before `window`; what cannot be deleted stays until next time, and so does the
+    /// newest base: a node that replays many windows does not save each.
     pub fn forget_before(&self, kinds: &[&str], window: u64) -> Result<(), Failure> {
         for kind in kinds {
+            let window = match *kind {
+                "base" => self.newest_window(kind, u64::MAX)?.map_or(window, |newest| window.min(newest)),
+                _ => window,
+            };
             for (name, _) in self.files(kind)?.into_iter().filter(|(_, old)| *old < window) {
                 // Gone already or not deletable: either way the next window tries again.
                 let _ = std::fs::remove_file(self.path(&name));
@@ -252,6 +257,8 @@ mod tests {
         state.forget_before(&["base"], 2).expect("deletable");
         assert_eq!(state.base(1).expect("readable"), None);
         assert!(state.base(2).expect("readable").is_some());
+        state.forget_before(&["base"], 99).expect("deletable");
+        assert_eq!(state.windows_of("base").expect("readable"), [10], "the newest stays");
     }
 
     #[test]

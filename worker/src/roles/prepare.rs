@@ -62,6 +62,7 @@ pub async fn node(
     Ok(Node {
         hotkey: Hotkey(wallet.public()),
         heads: chain.heads(),
+        owner: Mutex::default(),
         born: clock.window_of(chain.head().number),
         engine: Arc::new(Mutex::new(engine)),
         settings,
