@@ -53,11 +53,17 @@ pub struct Collected {
     pub median_norm: Option<f64>,
 }
 
-/// Collects the work of `facts.window`, whose uploads are closed. `base` is the base before it.
-pub async fn collect(node: &Node, facts: &Facts, base: &Tensors, base_digest: [u8; 32]) -> Result<Collected, Failure> {
+/// Collects the work of `facts.window`, whose uploads are closed. `base` is the base before it. `None`: the chain forgot
+/// when the window's deadlines were.
+pub async fn collect(
+    node: &Node,
+    facts: &Facts,
+    base: &Tensors,
+    base_digest: [u8; 32],
+) -> Result<Option<Collected>, Failure> {
     let window = facts.window;
     let shape = node.work_shape(base);
-    let rules = rules(node, window, base_digest, &shape).await?;
+    let Some(rules) = rules(node, window, base_digest, &shape).await? else { return Ok(None) };
     // An upload of the last tolerated second must be visible before anybody looks.
     node.bucket_shows_ms(node.clock.upload_opens_ms(rules.uploads_close_ms)).await?;
     let works = stream::iter(facts.neurons.iter().copied()).map(|(uid, hotkey)| work_of(node, &rules, uid, hotkey));
@@ -69,26 +75,28 @@ pub async fn collect(node: &Node, facts: &Facts, base: &Tensors, base_digest: [u
             tracing::info!(window, uid = work.uid, verdict = %work.verdict(), "checked");
         }
     }
-    Ok(Collected { works, median_norm })
+    Ok(Some(Collected { works, median_norm }))
 }
 
 /// The facts that the work of `window` is checked against, once its uploads are closed; `shape` is that of the work.
+/// `None`: the chain forgot when its deadlines were.
 pub async fn rules<'a>(
     node: &'a Node,
     window: u64,
     base: [u8; 32],
     shape: &'a [(String, Vec<usize>)],
-) -> Result<Rules<'a>, Failure> {
-    Ok(Rules {
+) -> Result<Option<Rules<'a>>, Failure> {
+    let Some(deadlines) = node.deadlines(window).await? else { return Ok(None) };
+    Ok(Some(Rules {
         agreement: &node.agreement,
         clock: &node.clock,
         window,
         kind: Kind::Delta,
         base,
         shape,
-        commits_close_ms: node.timestamp_ms(node.clock.commits_close(window)).await?,
-        uploads_close_ms: node.timestamp_ms(node.clock.uploads_close(window)).await?,
-    })
+        commits_close_ms: deadlines.commits_close_ms,
+        uploads_close_ms: deadlines.uploads_close_ms,
+    }))
 }
 
 /// One hotkey's work. An error of the bucket is an error of ours, never a verdict on the miner.

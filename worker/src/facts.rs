@@ -32,6 +32,17 @@ pub struct Economy {
     registered: BTreeMap<u16, u64>,
 }
 
+/// When the phases of a window ended, by the chain's clock in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadlines {
+    /// Hash of the block that closes the uploads.
+    block: Hex32,
+    /// Of commits.
+    pub commits_close_ms: u64,
+    /// Of artifacts.
+    pub uploads_close_ms: u64,
+}
+
 impl Facts {
     /// The uid of `hotkey` in this window.
     pub fn uid_of(&self, hotkey: &Hotkey) -> Option<u16> {
@@ -92,6 +103,25 @@ impl Node {
         let Some(economy) = unless_forgotten(read.await)? else { return Ok(None) };
         self.state.write_json(&file("economy", window), &economy)?;
         Ok(Some(economy))
+    }
+
+    /// The deadlines of `window`, like [`Node::facts`]; waits until its uploads are closed.
+    pub async fn deadlines(&self, window: u64) -> Result<Option<Deadlines>, Failure> {
+        let [commits, uploads] = [self.clock.commits_close(window), self.clock.uploads_close(window)];
+        let block = self.block_hash(uploads).await?;
+        if let Some(deadlines) = self.noted::<Deadlines>("deadlines", window)?.filter(|d| d.block.0 == block) {
+            return Ok(Some(deadlines));
+        }
+        let read = async {
+            Ok(Deadlines {
+                block: Hex32(block),
+                commits_close_ms: self.chain.block(commits).await?.timestamp_ms,
+                uploads_close_ms: self.chain.block(uploads).await?.timestamp_ms,
+            })
+        };
+        let Some(deadlines) = unless_forgotten(read.await)? else { return Ok(None) };
+        self.state.write_json(&file("deadlines", window), &deadlines)?;
+        Ok(Some(deadlines))
     }
 
     fn noted<T: DeserializeOwned>(&self, kind: &str, window: u64) -> Result<Option<T>, Failure> {

@@ -62,7 +62,10 @@ impl From<crate::bucket::Error> for Failure {
 
 impl From<crate::chain::Error> for Failure {
     fn from(error: crate::chain::Error) -> Self {
-        if error.is_transient() { Self::transient(error) } else { Self::permanent(error) }
+        // Who asks at the newest head it knows, after minutes without the chain, finds that state gone; the next head's is
+        // there. Who asks for an old window's on purpose looks at this error itself.
+        let asked_late = matches!(error, crate::chain::Error::StatePruned { .. });
+        if asked_late || error.is_transient() { Self::transient(error) } else { Self::permanent(error) }
     }
 }
 

@@ -40,7 +40,8 @@ impl Averager {
     async fn window(&mut self, censored: Option<Hotkey>, twist: impl FnOnce(&mut Manifest)) -> u64 {
         let (node, window) = (&*self.node, self.follower.window);
         let facts = node.facts(window).await.expect("the chain answers").expect("it remembers");
-        let collected = collect(node, &facts, &self.follower.base, self.follower.digest).await.expect("collected");
+        let collected = collect(node, &facts, &self.follower.base, self.follower.digest).await;
+        let collected = collected.expect("the bucket answers").expect("the chain remembers");
         let kept: Vec<_> = collected.works.into_iter().filter(|w| Some(w.hotkey) != censored).collect();
         let works: Vec<_> = kept.iter().filter_map(|w| w.outcome.as_ref().ok()).collect();
         let reveal = node.block_hash(node.clock.reveal(window)).await.expect("a block");

@@ -1,6 +1,10 @@
-//! A node that joins 200 windows late. `make bench-join` prints how long it takes and what it downloads.
+//! A node that joins 200 windows late. `make bench-join` prints how long it takes over a link of 100 Mbit/s, and how long
+//! the bare download of the same objects takes.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bistro_api::{Role, Settings};
 use bistro_protocol::{
@@ -15,6 +19,7 @@ use bistro_protocol::{
     slice::{self, Slice, SliceOf},
     tensors::{Tensor, Tensors},
 };
+use bistro_tests::proxy::{BucketFault, BucketProxy};
 use bistro_worker::{
     bucket::Bucket, chain::DevWallet, engine::Engine, follow::Follower, roles::prepare, telemetry::Telemetry,
 };
@@ -23,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::Subnet;
 
+/// Bytes per second of the link: 100 Mbit/s.
+const LINK: u32 = 12_500_000;
 /// Windows that the joiner missed.
 const MISSED: u64 = 200;
 
@@ -108,7 +115,7 @@ async fn download(subnet: &Subnet, bucket: &Bucket, hotkey: &Hotkey) -> f64 {
 #[ignore = "a benchmark: make bench-join"]
 async fn bench_join() {
     // Windows of 20 blocks, as short as they may be.
-    let subnet = Subnet::start_late(20 * MISSED, |s| {
+    let mut subnet = Subnet::start_late(20 * MISSED, |s| {
         s.run.schedule = bistro_api::run::Schedule {
             window_blocks: 20,
             commit_blocks: 5,
@@ -123,7 +130,11 @@ async fn bench_join() {
     let bucket = subnet.bucket(&averager).await;
     let hotkey = Hotkey(averager.hotkey.public());
     let (wanted, needed) = publish_history(&subnet, &averager, &bucket).await;
-    let download_seconds = download(&subnet, &bucket, &hotkey).await;
+    let server = subnet.devnet.s3_url();
+    let proxy = BucketProxy::to(server.trim_start_matches("http://").parse().expect("an address")).await;
+    proxy.set(BucketFault::Slow { delay: Duration::from_millis(5), bytes_per_second: LINK });
+    subnet.settings.bucket.endpoint = Some(proxy.url());
+    let download_seconds = download(&subnet, &subnet.bucket(&averager).await, &hotkey).await;
 
     let environment = subnet.environment("joiner");
     let settings = environment.read_settings().expect("written by the test");

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Kinds of files that are kept for the current window only.
-const KEPT: [&str; 5] = ["base", "manifest", "aggregate", "facts", "economy"];
+const KEPT: [&str; 6] = ["base", "manifest", "aggregate", "facts", "economy", "deadlines"];
 /// A run whose start lies further back than this and has no manifest is too late to begin.
 const LATEST_START: u64 = 100;
 
@@ -51,7 +51,8 @@ impl Loop for Averager {
         self.store_snapshot().await?;
         let known = self.known(window).await?;
         self.follower.begin(node).await?;
-        node.reached(node.clock.uploads_close(window)).await?;
+        // Read before the bucket is asked for anything: while that is away the chain forgets.
+        node.deadlines(window).await?;
         if averager_of(node, window).await? != Some(node.hotkey) {
             node.telemetry.message(format!("is not the averager of window {window}: follows until its term begins"));
             self.follower.follow(node).await?;
@@ -126,9 +127,12 @@ impl Averager {
     async fn prepare(&self, known: Option<(Facts, Economy)>) -> Result<(), Failure> {
         let node = &*self.node;
         let window = self.follower.window;
-        let manifest = match known {
-            Some((facts, economy)) => {
-                let collected = collect(node, &facts, &self.follower.base, self.follower.digest).await?;
+        let collected = match &known {
+            Some((facts, _)) => collect(node, facts, &self.follower.base, self.follower.digest).await?,
+            None => None,
+        };
+        let manifest = match known.zip(collected) {
+            Some(((facts, economy), collected)) => {
                 count(node, &collected);
                 self.merged(&facts, &economy, collected).await?
             }

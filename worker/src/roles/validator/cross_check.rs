@@ -142,7 +142,7 @@ impl Validator {
             return Ok(Some(Err(fault)));
         }
         let shape = node.work_shape(&before.base);
-        let rules = rules(node, window, scores.base.0, &shape).await?;
+        let Some(rules) = rules(node, window, scores.base.0, &shape).await? else { return Ok(None) };
         let work = work_of(node, &rules, uid, entry.hotkey).await?;
         let delta = match &work.outcome {
             Ok(delta) => delta,

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Kinds of files that are kept for the windows whose records can still be compared.
-const KEPT: [&str; 2] = ["base", "facts"];
+const KEPT: [&str; 3] = ["base", "facts", "deadlines"];
 /// Windows that other validators' records are compared for.
 const COMPARED: u64 = 3;
 /// The file with everything that scores depend on.
@@ -106,7 +106,9 @@ impl Validator {
         else {
             return self.remember(window);
         };
-        let collected = collect(node, &facts, &before.base, before.base.digest()).await?;
+        let Some(collected) = collect(node, &facts, &before.base, before.base.digest()).await? else {
+            return self.remember(window);
+        };
         self.publish_verdicts(&facts, &manifest, &collected).await?;
         self.observe(&facts, &collected);
         let scores = self.evaluate(&facts, end, &collected, &before.base).await?;
