@@ -63,7 +63,7 @@ pub struct Prepare {
     /// A tokenizer.json (Hugging Face's format). Absent: every byte is a token.
     #[arg(long)]
     pub tokenizer: Option<PathBuf>,
-    /// Token of the tokenizer that is put between documents. Absent: <|endoftext|>, </s>, <eos> or <|end_of_text|>.
+    /// Token of the tokenizer that is put between documents. Absent: `<|endoftext|>`, `</s>`, `<eos>` or `<|end_of_text|>`.
     #[arg(long, requires = "tokenizer")]
     pub separator: Option<String>,
     /// Stop before this many bytes of text.

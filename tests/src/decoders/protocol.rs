@@ -175,7 +175,7 @@ fn artifacts() -> Vec<Vec<u8>> {
     vec![artifact::encode(&agreement(), WINDOW, Kind::Delta, &keypair(), BASE, &some_tensors())]
 }
 
-/// All checks of a miner's work, under a commit that names it. The signature is the same matter as in [`object`].
+/// All checks of a miner's work, under a commit that names it. The signature is the same matter as in [`object()`].
 fn checked(bytes: &[u8]) -> bool {
     static CLOCK: LazyLock<Clock> = LazyLock::new(|| {
         let schedule = Schedule {

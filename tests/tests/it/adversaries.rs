@@ -85,7 +85,7 @@ fn bench_adversaries() {
     let text = Text::frozen();
     let (kept, fresh) = (InnerOptimizer::Kept, InnerOptimizer::Fresh);
     for (setting, optimizer, evaluations, windows) in
-        [("kept", kept, 256, 40), ("fresh", fresh, 256, 40), ("kept", kept, 8, 80)]
+        [("kept", kept, 256, 40), ("fresh", fresh, 256, 40), ("kept", kept, 8, 100)]
     {
         let knobs = Knobs { ratio: 10, optimizer, ..Knobs::default() };
         let mut arena = Arena::new(&text, small(knobs), HONEST, &Cheat::ALL);
