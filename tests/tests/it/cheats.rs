@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bistro_api::{NodeStatus, Role, Settings};
+use bistro_api::{NodeStatus, Role, Run, Settings, run::Dataset};
 use bistro_protocol::{
     artifact,
     check::{Commit, Verdict},
@@ -13,7 +13,10 @@ use bistro_protocol::{
     seed,
     tensors::Tensors,
 };
-use bistro_tests::cheat::{Cheat, Cheater, View};
+use bistro_tests::{
+    cheat::{Cheat, Cheater, View},
+    runs::{Knobs, small},
+};
 use bistro_worker::{failure::Failure, follow::Follower, node::Node, roles::prepare, telemetry::Telemetry};
 use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
@@ -24,15 +27,15 @@ use crate::support::Subnet;
 const EVALUATIONS: usize = 20;
 const HONEST: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Windows of eight steps, as in the simulations, cut small enough for the test's text.
-fn eight_steps(settings: &mut Settings) {
-    let run = &mut settings.run;
-    (run.dataset.sequence_length, run.dataset.page_sequences, run.dataset.pages_per_window) = (64, 4, 8);
-    (run.training.batch_sequences, run.training.inner_steps) = (4, 8);
-    run.training.learning_rate = "3e-3".parse().expect("a decimal");
-    if let Some(cosine) = &mut run.mechanism.cosine {
-        cosine.slice_ratio = 10;
-    }
+/// The run that the arena plays, on the same text.
+fn as_in_the_arena(settings: &mut Settings) {
+    let small = small(Knobs { ratio: 10, ..Knobs::default() });
+    let run = settings.run.clone();
+    settings.run = Run {
+        dataset: Dataset { prefix: run.dataset.prefix, digest: run.dataset.digest, ..small.dataset },
+        schedule: run.schedule,
+        ..small
+    };
     settings.scoring.evaluations_per_window = 64;
 }
 
@@ -160,7 +163,8 @@ fn share(status: &NodeStatus, hotkey: &str, honest: f64) -> (f64, String) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a benchmark: make bench-adversaries"]
 async fn bench_adversaries_over_a_subnet() {
-    let subnet = Subnet::start_with(eight_steps).await;
+    let text = std::env::var("BISTRO_TEXT").expect("BISTRO_TEXT names the folder of text: use make");
+    let subnet = Subnet::start_from(text.as_ref(), as_in_the_arena).await;
     let averager = subnet.node(Role::Averager, "averager");
     let validator = subnet.node(Role::Validator, "validator");
     let miners = HONEST.map(|name| subnet.node(Role::Miner, name));

@@ -49,7 +49,12 @@ impl Subnet {
 
     /// The same with other settings.
     pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
-        Self::start_on(tempfile::tempdir().expect("a temporary folder"), change).await
+        Self::start_on(tempfile::tempdir().expect("a temporary folder"), own_sources(), change).await
+    }
+
+    /// The same with the text of another folder.
+    pub async fn start_from(text: &Path, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_on(tempfile::tempdir().expect("a temporary folder"), text.to_owned(), change).await
     }
 
     /// The same, where the chain has blocks already: their hashes are what a long history needs, not the hours.
@@ -63,13 +68,13 @@ impl Subnet {
         let chain = Chain::connect(&settings, Telemetry::new(Role::Miner)).await.expect("the chain answers");
         chain.wait_for(blocks).await;
         devnet.shutdown().await;
-        Self::start_on(folder, change).await
+        Self::start_on(folder, own_sources(), change).await
     }
 
-    async fn start_on(folder: tempfile::TempDir, change: impl FnOnce(&mut Settings)) -> Self {
+    async fn start_on(folder: tempfile::TempDir, text: PathBuf, change: impl FnOnce(&mut Settings)) -> Self {
         let options = Options { data: folder.path().join("devnet"), ..Options::default() };
         let devnet = Devnet::start(options).await.expect("a devnet starts");
-        let digest = prepare_dataset(&devnet).await;
+        let digest = prepare_dataset(&devnet, &text).await;
         let mut settings = small_run(&devnet, &digest);
         change(&mut settings);
         let chain = Chain::connect(&settings.chain, Telemetry::new(Role::Miner)).await.expect("the chain answers");
@@ -166,12 +171,16 @@ pub async fn wait<T>(mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     tokio::time::timeout(PATIENCE, asking).await.expect("it comes in time")
 }
 
-async fn prepare_dataset(devnet: &Devnet) -> String {
+/// Enough text for tests that are not about learning.
+fn own_sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/src")
+}
+
+async fn prepare_dataset(devnet: &Devnet, text: &Path) -> String {
     let keys = Credentials::Keys { access_key_id: "admin".into(), secret_access_key: "admin".into() };
     let bucket =
         Bucket::new(&bucket_settings(devnet), keys, Telemetry::new(Role::Miner)).await.expect("sound settings");
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/src");
-    let documents = FolderDocuments::new(&sources, &["rs".to_owned()]).expect("sources");
+    let documents = FolderDocuments::new(text, &["rs".to_owned()]).expect("sources");
     let sink = BucketFolder::new(bucket, "datasets/test");
     data::prepare(&documents, &sink, None, |_| ()).await.expect("the devnet takes it").digest
 }
