@@ -25,7 +25,7 @@ use crate::support::Subnet;
 
 /// Evaluations that are waited for.
 const EVALUATIONS: usize = 20;
-const HONEST: [&str; 4] = ["a", "b", "c", "d"];
+const HONEST: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
 /// The run that the arena plays, on the same text.
 fn as_in_the_arena(settings: &mut Settings) {
