@@ -169,7 +169,8 @@ impl Judge {
     }
 }
 
-fn auc(honest: &[f64], other: &[f64]) -> Option<f64> {
+/// Chance that a score of the first beats one of the second; `None` where there is nothing to compare.
+pub fn auc(honest: &[f64], other: &[f64]) -> Option<f64> {
     let pairs = honest.len() * other.len();
     let beats = |h: f64, o: f64| f64::from(h > o) + f64::from(h == o) / 2.0;
     let sum: f64 = honest.iter().flat_map(|h| other.iter().map(|o| beats(*h, *o))).sum();

@@ -15,6 +15,7 @@ use bistro_protocol::{
 };
 use bistro_tests::{
     cheat::{Cheat, Cheater, View},
+    judge::auc,
     runs::{Knobs, small},
 };
 use bistro_worker::{failure::Failure, follow::Follower, node::Node, roles::prepare, telemetry::Telemetry};
@@ -150,11 +151,6 @@ async fn raws(subnet: &Subnet, windows: std::ops::Range<u64>) -> BTreeMap<Hotkey
     raws
 }
 
-fn auc(honest: &[f64], other: &[f64]) -> f64 {
-    let beats = |h: &f64| other.iter().map(|o| f64::from(h > o) + f64::from(h == o) / 2.0).sum::<f64>();
-    honest.iter().map(beats).sum::<f64>() / (honest.len() * other.len()).max(1) as f64
-}
-
 fn share(status: &NodeStatus, hotkey: &str, honest: f64) -> (f64, String) {
     let scored = status.scores.iter().find(|s| s.hotkey == hotkey);
     scored.map_or((0.0, Verdict::NoCommit.to_string()), |s| (s.weight / honest, s.verdict.clone()))
@@ -190,7 +186,7 @@ async fn bench_adversaries_over_a_subnet() {
         println!(
             "BENCH adversary setting=subnet kind={} share={share:.4} auc={:.3} evaluations={} verdict={verdict}",
             cheat.name(),
-            auc(&own, &other),
+            auc(&own, &other).unwrap_or_default(),
             other.len()
         );
         // Half of the work is told from all of it only in time: the arena, which plays longer, holds it to its bar.
