@@ -4,7 +4,7 @@ use std::{error::Error as _, time::Duration};
 
 use kube::{
     Api,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy},
+    api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
 };
 use tokio::time::timeout;
 
@@ -13,6 +13,7 @@ use super::{
     context::{Context, FIELD_MANAGER},
     gate,
     key::Key,
+    seen::Object,
 };
 
 /// Why a child is not as it should be.
@@ -114,7 +115,7 @@ async fn write(context: &Context, key: &Key, child: &Wanted) -> Result<(), Apply
     let error = match written {
         Ok(object) => {
             context.metrics.wrote(child.kind.as_str(), "apply");
-            context.cache.lock().wrote_child(key, child.kind, Child::written(object, child));
+            context.cache.lock().wrote_child(key, child.kind, Child::written(&object, child));
             return Ok(());
         }
         Err(error) => ApplyError { verb: "apply", kind: child.kind, name: child.name.clone(), source: Box::new(error) },
@@ -162,7 +163,7 @@ async fn delete(
     Ok(())
 }
 
-fn api(context: &Context, key: &Key, kind: ChildKind) -> Api<DynamicObject> {
+fn api(context: &Context, key: &Key, kind: ChildKind) -> Api<Object> {
     Api::namespaced_with(context.client.clone(), &key.namespace, &kind.resource())
 }
 

@@ -324,14 +324,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::controller::child::Wanted;
+    use crate::controller::{child::Wanted, seen::Object};
 
-    fn child(uid: &str, version: u64, value: u32) -> Child {
+    fn object(uid: &str, version: u64, value: u32) -> Object {
         let object = json!({
             "metadata": {"name": "miner-m", "namespace": "ns", "uid": uid, "resourceVersion": version.to_string()},
             "data": {"value": value},
         });
-        Child::seen(serde_json::from_value(object).expect("an object"))
+        serde_json::from_str(&object.to_string()).expect("an object")
+    }
+
+    fn child(uid: &str, version: u64, value: u32) -> Child {
+        Child::seen(ChildKind::ConfigMap, &object(uid, version, value))
     }
 
     #[test]
@@ -339,8 +343,7 @@ mod tests {
         let (mut state, key) = (State::default(), Key::new(Kind::Miner, "ns", "m"));
         assert_eq!(state.put_child(&key, ChildKind::ConfigMap, child("a", 5, 1)), ChildChange::Content);
         let wanted = Wanted::new(ChildKind::ConfigMap, &json!({"data": {"value": 2}})).expect("JSON");
-        let object = json!({"metadata": {"name": "miner-m", "namespace": "ns", "uid": "a", "resourceVersion": "7"}, "data": {"value": 2}});
-        let written = Child::written(serde_json::from_value(object).expect("an object"), &wanted);
+        let written = Child::written(&object("a", 7, 2), &wanted);
         state.wrote_child(&key, ChildKind::ConfigMap, written);
         assert_eq!(state.put_child(&key, ChildKind::ConfigMap, child("a", 6, 1)), ChildChange::Nothing);
         assert_eq!(state.put_child(&key, ChildKind::ConfigMap, child("a", 7, 2)), ChildChange::Nothing);

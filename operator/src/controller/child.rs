@@ -11,15 +11,13 @@ use k8s_openapi::{
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
     },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::{
-    api::{ApiResource, DynamicObject},
-    core::GroupVersionKind,
-};
-use serde_json::{Value, json};
+use kube::{api::ApiResource, core::GroupVersionKind};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
 
-use super::{agree::agrees, key::Key};
+use super::{agree::agrees, key::Key, seen::Object};
 
 /// The kinds of objects that the operator writes, in the order in which they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -117,25 +115,26 @@ pub struct Rollout {
 
 impl Child {
     /// What is remembered of an object that a watch or a write returned, not compared with anything yet.
-    pub fn seen(object: DynamicObject) -> Self {
+    pub fn seen(kind: ChildKind, object: &Object) -> Self {
         let metadata = &object.metadata;
-        let rollout = (object.types.as_ref().is_some_and(|types| types.kind == StatefulSet::KIND)
-            || object.data.pointer("/spec/podManagementPolicy").is_some())
-        .then(|| rollout(metadata, &object.data));
-        let name = metadata.name.clone().unwrap_or_default().into();
-        let uid = metadata.uid.clone().unwrap_or_default().into();
-        let version = version(metadata);
-        let deleting = metadata.deletion_timestamp.is_some();
         let controller = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-        let controller = controller.map(|owner| owner.uid.clone().into());
         let text = text(object);
-        let (live, unverified) = (hash(&text), Some(text.into()));
-        Self { name, uid, version, live, agrees: 0, unverified, deleting, controller, rollout }
+        Self {
+            name: metadata.name.clone().unwrap_or_default().into(),
+            uid: metadata.uid.clone().unwrap_or_default().into(),
+            version: version(metadata),
+            live: hash(&text),
+            agrees: 0,
+            unverified: Some(text.into()),
+            deleting: metadata.deletion_timestamp.is_some(),
+            controller: controller.map(|owner| owner.uid.clone().into()),
+            rollout: (kind == ChildKind::StatefulSet).then(|| rollout(object)),
+        }
     }
 
     /// What is remembered of an object that was just written as `wanted`.
-    pub fn written(object: DynamicObject, wanted: &Wanted) -> Self {
-        Self { agrees: wanted.hash, unverified: None, ..Self::seen(object) }
+    pub fn written(object: &Object, wanted: &Wanted) -> Self {
+        Self { agrees: wanted.hash, unverified: None, ..Self::seen(wanted.kind, object) }
     }
 
     /// Takes over what was known of the same object, if nothing but its status changed since.
@@ -210,33 +209,52 @@ pub fn version(metadata: &ObjectMeta) -> u64 {
 }
 
 /// Everything that anybody asked for: without status, versions and who wrote what.
-fn text(object: DynamicObject) -> Vec<u8> {
-    let ObjectMeta { name, namespace, labels, annotations, owner_references, .. } = object.metadata;
-    let metadata = json!({
-        "name": name, "namespace": namespace, "labels": labels, "annotations": annotations,
-        "ownerReferences": owner_references,
-    });
-    let mut data = object.data;
-    if let Value::Object(fields) = &mut data {
-        fields.remove("status");
-        fields.insert("metadata".to_owned(), metadata);
-        // Lists of objects leave these out, single objects have them.
-        fields.remove("apiVersion");
-        fields.remove("kind");
+fn text(object: &Object) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Text<'a> {
+        metadata: Metadata<'a>,
+        spec: Option<&'a RawValue>,
+        data: Option<&'a RawValue>,
     }
-    serde_json::to_vec(&data).unwrap_or_default()
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Metadata<'a> {
+        name: &'a Option<String>,
+        namespace: &'a Option<String>,
+        labels: &'a Option<std::collections::BTreeMap<String, String>>,
+        annotations: &'a Option<std::collections::BTreeMap<String, String>>,
+        owner_references: &'a Option<Vec<OwnerReference>>,
+    }
+    let ObjectMeta { name, namespace, labels, annotations, owner_references, .. } = &object.metadata;
+    let metadata = Metadata { name, namespace, labels, annotations, owner_references };
+    let text = Text { metadata, spec: object.spec.as_deref(), data: object.data.as_deref() };
+    // Texts and maps of texts: JSON can say them all.
+    serde_json::to_vec(&text).unwrap_or_default()
 }
 
-fn rollout(metadata: &ObjectMeta, data: &Value) -> Rollout {
-    let number = |path| data.pointer(path).and_then(Value::as_u64).unwrap_or(0);
-    let count = |path| u32::try_from(number(path)).unwrap_or(u32::MAX);
-    let generation = metadata.generation.and_then(|generation| u64::try_from(generation).ok());
+fn rollout(object: &Object) -> Rollout {
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "camelCase", default)]
+    struct Status {
+        observed_generation: i64,
+        replicas: u32,
+        ready_replicas: u32,
+        updated_replicas: u32,
+    }
+    #[derive(Default, Deserialize)]
+    struct Spec {
+        replicas: u32,
+    }
+    fn read<T: Default + for<'a> Deserialize<'a>>(raw: Option<&RawValue>) -> T {
+        raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+    }
+    let status: Status = read(object.status.as_deref());
     Rollout {
-        observed: generation.is_some_and(|generation| number("/status/observedGeneration") >= generation),
-        wanted: count("/spec/replicas"),
-        replicas: count("/status/replicas"),
-        ready: count("/status/readyReplicas"),
-        updated: count("/status/updatedReplicas"),
+        observed: object.metadata.generation.is_some_and(|generation| status.observed_generation >= generation),
+        wanted: read::<Spec>(object.spec.as_deref()).replicas,
+        replicas: status.replicas,
+        ready: status.ready_replicas,
+        updated: status.updated_replicas,
     }
 }
 
@@ -246,16 +264,22 @@ fn hash(text: &[u8]) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn live(version: &str, replicas: u32, ready: u32) -> DynamicObject {
-        serde_json::from_value(json!({
+    fn live(version: &str, replicas: u32, ready: u32) -> Object {
+        let object = json!({
             "apiVersion": "apps/v1", "kind": "StatefulSet",
             "metadata": {"name": "miner-m", "namespace": "ns", "uid": "u", "resourceVersion": version, "generation": 1},
             "spec": {"replicas": replicas, "podManagementPolicy": "Parallel", "defaulted": true},
             "status": {"observedGeneration": 1, "readyReplicas": ready},
-        }))
-        .expect("an object")
+        });
+        serde_json::from_str(&object.to_string()).expect("an object")
+    }
+
+    fn seen(version: &str, replicas: u32, ready: u32) -> Child {
+        Child::seen(ChildKind::StatefulSet, &live(version, replicas, ready))
     }
 
     fn wanted(replicas: u32) -> Wanted {
@@ -265,25 +289,25 @@ mod tests {
 
     #[test]
     fn a_child_of_an_earlier_life_is_compared_with_what_is_wanted() {
-        assert!(Child::seen(live("1", 2, 0)).is(&wanted(2)));
-        assert!(!Child::seen(live("1", 3, 0)).is(&wanted(2)));
+        assert!(seen("1", 2, 0).is(&wanted(2)));
+        assert!(!seen("1", 3, 0).is(&wanted(2)));
     }
 
     #[test]
     fn a_changed_status_changes_nothing_and_a_changed_spec_does() {
-        let known = Child::written(live("1", 2, 0), &wanted(2));
-        let mut ready = Child::seen(live("2", 2, 2));
+        let known = Child::written(&live("1", 2, 0), &wanted(2));
+        let mut ready = seen("2", 2, 2);
         assert!(!ready.succeeds(&known));
         assert!(ready.is(&wanted(2)) && ready.is_known_as(wanted(2).hash));
         assert_eq!(ready.rollout.map(|rollout| rollout.ready), Some(2));
-        let mut edited = Child::seen(live("3", 5, 2));
+        let mut edited = seen("3", 5, 2);
         assert!(edited.succeeds(&ready));
         assert!(!edited.is(&wanted(2)));
     }
 
     #[test]
     fn a_child_that_was_written_counts_as_wanted_even_where_the_server_spells_it_another_way() {
-        let mut written = Child::written(live("1", 2, 0), &wanted(7));
+        let mut written = Child::written(&live("1", 2, 0), &wanted(7));
         assert!(written.is(&wanted(7)));
         assert!(!written.is(&wanted(8)));
     }

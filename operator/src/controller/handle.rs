@@ -3,10 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bistro_api::{Node, Subnet};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{ResourceExt, api::DynamicObject};
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use kube::ResourceExt;
 
 use super::{
     cache::{ChildChange, Held, State, Stored},
@@ -16,6 +13,7 @@ use super::{
     pass::PAUSED,
     pod::{PodState, short},
     poll::PodId,
+    seen::{Guarded, Object, Parts, SeenEvent, SeenPod},
     watch::{Change, name_of},
 };
 
@@ -23,11 +21,9 @@ use super::{
 const BURST: Duration = Duration::from_millis(50);
 /// Users of a Subnet change all the time; its status is written every 30 s at most anyway.
 const SUBNET_BURST: Duration = Duration::from_secs(1);
-/// kubectl keeps a copy of the whole object here.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// A Miner, Validator or Averager.
-pub fn node<K: Node + Stored>(context: &Context, change: Change) {
+pub fn node<K: Node + Stored + Parts + Send>(context: &Context, change: Change<Guarded<K>>) {
     resource::<K>(context, change, |state, key, held| {
         let Some(Ok(node)) = held else { return state.forget(key) };
         let workload = node.workload();
@@ -37,7 +33,7 @@ pub fn node<K: Node + Stored>(context: &Context, change: Change) {
 }
 
 /// A Subnet.
-pub fn subnet(context: &Context, change: Change) {
+pub fn subnet(context: &Context, change: Change<Guarded<Subnet>>) {
     resource::<Subnet>(context, change, |state, key, held| {
         if held.is_none() {
             state.forget(key);
@@ -46,9 +42,9 @@ pub fn subnet(context: &Context, change: Change) {
 }
 
 /// A resource came, changed or went: `index` keeps the cache's indexes, and everybody whom it concerns is queued.
-fn resource<K: Stored + DeserializeOwned>(
+fn resource<K: Stored + Parts + Clone + std::fmt::Debug + Send>(
     context: &Context,
-    change: Change,
+    change: Change<Guarded<K>>,
     index: impl Fn(&mut State, &Key, Option<&Held<K>>),
 ) {
     let put = |key: Key, held: Option<Held<K>>| {
@@ -83,11 +79,11 @@ fn resource<K: Stored + DeserializeOwned>(
     };
     match change {
         Change::Applied(object) => {
-            let (namespace, name) = name_of(&object);
-            put(Key::new(K::KIND, &namespace, &name), Some(read(*object)));
+            let (namespace, name) = name_of(&*object);
+            put(Key::new(K::KIND, &namespace, &name), Some(object.object.map(Arc::new).map_err(Arc::from)));
         }
         Change::Deleted(object) => {
-            let (namespace, name) = name_of(&object);
+            let (namespace, name) = name_of(&*object);
             put(Key::new(K::KIND, &namespace, &name), None);
         }
         Change::Listed(within, listed) => {
@@ -136,26 +132,12 @@ fn weight<K: kube::Resource>(before: Option<&Held<K>>, after: Option<&Held<K>>) 
     if same { Weight::Status } else { Weight::Spec }
 }
 
-fn read<K: DeserializeOwned>(object: DynamicObject) -> Held<K> {
-    let DynamicObject { types: _, mut metadata, mut data } = object;
-    // Half of an object is who wrote what, and kubectl's copy of it.
-    metadata.managed_fields = None;
-    if let Some(annotations) = &mut metadata.annotations {
-        annotations.remove(LAST_APPLIED);
-    }
-    let metadata = serde_json::to_value(metadata).map_err(|error| Arc::from(error.to_string()))?;
-    if let Value::Object(fields) = &mut data {
-        fields.insert("metadata".to_owned(), metadata);
-    }
-    serde_json::from_value(data).map(Arc::new).map_err(|error| Arc::from(short(&error.to_string())))
-}
-
 /// A child.
-pub fn child(context: &Context, kind: ChildKind, change: Change) {
+pub fn child(context: &Context, kind: ChildKind, change: Change<Object>) {
     match change {
         Change::Applied(object) => {
             let Some(owner) = child::owner(&object.metadata) else { return };
-            let child = Child::seen(*object);
+            let child = Child::seen(kind, &object);
             let change = context.cache.lock().put_child(&owner, kind, child);
             match change {
                 ChildChange::Nothing => {}
@@ -188,11 +170,7 @@ pub fn child(context: &Context, kind: ChildKind, change: Change) {
 }
 
 /// A pod of a node. Gives it back if it came up or changed: it may be asked for its status.
-pub fn pod(context: &Context, change: Change) -> Option<PodId> {
-    let parse = |object: DynamicObject| {
-        let pod: Pod = read(object).ok().and_then(Arc::into_inner)?;
-        PodState::seen(&pod)
-    };
+pub fn pod(context: &Context, change: Change<SeenPod>) -> Option<PodId> {
     let gone = |owner: Key, ordinal: u32, uid: Option<&str>| {
         let mut state = context.cache.lock();
         let Some(dropped) = state.drop_pod(&owner, ordinal, uid) else { return };
@@ -205,7 +183,7 @@ pub fn pod(context: &Context, change: Change) -> Option<PodId> {
     };
     match change {
         Change::Applied(object) => {
-            let (owner, ordinal, state) = parse(*object)?;
+            let (owner, ordinal, state) = PodState::seen(&object)?;
             if !context.cache.lock().put_pod(&owner, ordinal, state) {
                 return None;
             }
@@ -213,7 +191,7 @@ pub fn pod(context: &Context, change: Change) -> Option<PodId> {
             return Some((owner, ordinal));
         }
         Change::Deleted(object) => {
-            let (owner, ordinal, state) = parse(*object)?;
+            let (owner, ordinal, state) = PodState::seen(&object)?;
             gone(owner, ordinal, Some(&state.uid));
         }
         Change::Listed(within, listed) => {
@@ -231,18 +209,18 @@ pub fn pod(context: &Context, change: Change) -> Option<PodId> {
 }
 
 /// The kubelet cannot mount a volume of a pod: it tells that in an event only.
-pub fn mount_failure(context: &Context, change: Change) {
+pub fn mount_failure(context: &Context, change: Change<SeenEvent>) {
     let Change::Applied(event) = change else { return };
-    let text = |path: &str| event.data.pointer(path).and_then(Value::as_str).unwrap_or_default();
-    let (namespace, pod) = (text("/involvedObject/namespace"), text("/involvedObject/name"));
-    let Some((child, ordinal)) = pod.rsplit_once('-') else { return };
-    let (Some(owner), Ok(ordinal)) = (Key::of_child(namespace, child), ordinal.parse::<u32>()) else { return };
+    let pod = &event.involved_object;
+    let Some((child, ordinal)) = pod.name.rsplit_once('-') else { return };
+    let (Some(owner), Ok(ordinal)) = (Key::of_child(&pod.namespace, child), ordinal.parse::<u32>()) else { return };
+    let uid = &pod.uid;
     let mut state = context.cache.lock();
     let Some(pod) = state.pods.get_mut(&owner).and_then(|pods| pods.get_mut(&ordinal)) else { return };
-    if pod.state.running || *pod.state.uid != *text("/involvedObject/uid") {
+    if pod.state.running || *pod.state.uid != **uid {
         return;
     }
-    let words = Some(Box::from(short(text("/message"))));
+    let words = Some(Box::from(short(&event.message)));
     if std::mem::replace(&mut pod.mount, words.clone()) != words {
         drop(state);
         context.queue.add_after(owner, BURST);

@@ -27,6 +27,7 @@ mod pod;
 mod poll;
 mod queue;
 mod report;
+mod seen;
 mod status;
 mod subnet;
 mod watch;
@@ -60,6 +61,7 @@ use self::{
     pass::PassError,
     poll::PodId,
     queue::{Outcome, Queue},
+    seen::Seen,
     watch::{Change, Synced, Target},
 };
 
@@ -249,33 +251,48 @@ fn watches(
     synced: &Arc<Synced>,
     polls: &mpsc::UnboundedSender<PodId>,
 ) -> Vec<JoinHandle<()>> {
-    type Handle = Arc<dyn Fn(&Context, Change) + Send + Sync>;
-    let watched = |resource: ApiResource, labels, fields, handle: Handle| {
-        let target = Target { resource, labels, fields, namespaces: namespaces.to_vec() };
-        let owned = context.clone();
-        watch::start(&context.client, &target, synced, &context.metrics, move |change| handle(&owned, change))
-    };
     let core = |kind, plural| ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("", "v1", kind), plural);
-    let mut all = vec![
-        watched(ApiResource::erase::<Subnet>(&()), None, None, Arc::new(handle::subnet)),
-        watched(ApiResource::erase::<Miner>(&()), None, None, Arc::new(handle::node::<Miner>)),
-        watched(ApiResource::erase::<Validator>(&()), None, None, Arc::new(handle::node::<Validator>)),
-        watched(ApiResource::erase::<Averager>(&()), None, None, Arc::new(handle::node::<Averager>)),
-        watched(core("Event", "events"), None, Some(MOUNT_FAILURES), Arc::new(handle::mount_failure)),
-    ];
+    let mut watches = Watches { context, namespaces, synced, all: Vec::new() };
+    watches.add(ApiResource::erase::<Subnet>(&()), None, None, handle::subnet);
+    watches.add(ApiResource::erase::<Miner>(&()), None, None, handle::node::<Miner>);
+    watches.add(ApiResource::erase::<Validator>(&()), None, None, handle::node::<Validator>);
+    watches.add(ApiResource::erase::<Averager>(&()), None, None, handle::node::<Averager>);
+    watches.add(core("Event", "events"), None, Some(MOUNT_FAILURES), handle::mount_failure);
     let polls = polls.clone();
-    let pods: Handle = Arc::new(move |context, change| {
+    watches.add(core("Pod", "pods"), Some(OURS), None, move |context: &Context, change| {
         if let Some(pod) = handle::pod(context, change) {
             // Nobody listens while another replica leads.
             drop(polls.send(pod));
         }
     });
-    all.push(watched(core("Pod", "pods"), Some(OURS), None, pods));
     for kind in ChildKind::ALL {
-        let handle: Handle = Arc::new(move |context, change| handle::child(context, kind, change));
-        all.push(watched(kind.resource(), Some(OURS), None, handle));
+        let handle = move |context: &Context, change| handle::child(context, kind, change);
+        watches.add(kind.resource(), Some(OURS), None, handle);
     }
-    all.into_iter().flatten().collect()
+    watches.all
+}
+
+/// Watches that were started.
+struct Watches<'a> {
+    context: &'a Context,
+    namespaces: &'a [String],
+    synced: &'a Arc<Synced>,
+    all: Vec<JoinHandle<()>>,
+}
+
+impl Watches<'_> {
+    fn add<T: Seen>(
+        &mut self,
+        resource: ApiResource,
+        labels: Option<&'static str>,
+        fields: Option<&'static str>,
+        handle: impl Fn(&Context, Change<T>) + Clone + Send + 'static,
+    ) {
+        let target = Target { resource, labels, fields, namespaces: self.namespaces.to_vec() };
+        let context = self.context.clone();
+        let handle = move |change| handle(&context, change);
+        self.all.extend(watch::start(&self.context.client, &target, self.synced, &self.context.metrics, handle));
+    }
 }
 
 async fn client(layer: GateLayer) -> Result<Client, OperatorError> {

@@ -1,11 +1,12 @@
 //! What the operator remembers of a pod: what people want to know of it, and whose hotkeys it may sign with.
 
-use bistro_api::{NodeStatus, workload::NodeSummary};
-use k8s_openapi::api::core::v1::{ContainerState, Pod};
-use kube::ResourceExt;
-
-use super::{child, key::Key};
+use super::{
+    child,
+    key::Key,
+    seen::{SeenPod, SeenState},
+};
 use crate::{plan::contract, text};
+use bistro_api::{NodeStatus, workload::NodeSummary};
 
 /// Longest text that is kept of a pod or node, in characters; conditions take 32 KiB, people a line.
 const LONGEST_TEXT: usize = 300;
@@ -50,31 +51,25 @@ pub enum Trouble {
 
 impl PodState {
     /// What is remembered of a pod, and whose it is.
-    pub fn seen(pod: &Pod) -> Option<(Key, u32, Self)> {
-        let owner = pod.metadata.owner_references.iter().flatten().find(|owner| owner.kind == "StatefulSet")?;
-        let key = Key::of_child(pod.metadata.namespace.as_deref()?, &owner.name)?;
-        let ordinal = pod.metadata.name.as_deref()?.strip_prefix(&owner.name)?.strip_prefix('-')?.parse().ok()?;
-        let status = pod.status.clone().unwrap_or_default();
-        let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
-        let wallet = volumes
-            .filter(|volume| volume.name == contract::WALLET)
-            .find_map(|volume| volume.secret.as_ref()?.secret_name.clone());
-        let ready = status.conditions.iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True");
+    pub fn seen(pod: &SeenPod) -> Option<(Key, u32, Self)> {
+        let metadata = &pod.metadata;
+        let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == "StatefulSet")?;
+        let key = Key::of_child(metadata.namespace.as_deref()?, &owner.name)?;
+        let ordinal = metadata.name.as_deref()?.strip_prefix(&owner.name)?.strip_prefix('-')?.parse().ok()?;
+        let wallet = pod.spec.volumes.iter().filter(|volume| volume.name == contract::WALLET);
+        let wallet = wallet.flat_map(|volume| &volume.secret).find_map(|secret| secret.secret_name.as_deref());
+        let ready = pod.status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         let state = Self {
-            uid: pod.uid().unwrap_or_default().into(),
-            version: child::version(&pod.metadata),
-            address: status.pod_ip.clone().map(Into::into),
+            uid: metadata.uid.as_deref().unwrap_or_default().into(),
+            version: child::version(metadata),
+            address: pod.status.pod_ip.as_deref().map(Into::into),
             ready,
             trouble: if ready { None } else { trouble(pod) },
-            deleted_by: pod.metadata.deletion_timestamp.as_ref().map(|time| time.0.as_second()),
-            created: pod.metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-            machine: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).map(Into::into),
+            deleted_by: metadata.deletion_timestamp.as_ref().map(|time| time.0.as_second()),
+            created: metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
+            machine: pod.spec.node_name.as_deref().map(Into::into),
             wallet: wallet.map(Into::into),
-            running: status
-                .container_statuses
-                .iter()
-                .flatten()
-                .any(|c| c.state.as_ref().is_some_and(|s| s.running.is_some())),
+            running: pod.status.container_statuses.iter().any(|container| container.state.running.is_some()),
         };
         Some((key, ordinal, state))
     }
@@ -85,19 +80,19 @@ impl PodState {
     }
 }
 
-fn trouble(pod: &Pod) -> Option<Trouble> {
-    let status = pod.status.as_ref()?;
+fn trouble(pod: &SeenPod) -> Option<Trouble> {
+    let status = &pod.status;
     let words = |reason: &Option<String>, message: &Option<String>| {
         short(message.as_deref().or(reason.as_deref()).unwrap_or_default())
     };
-    let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let unscheduled = status.conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
     if let Some(condition) = unscheduled {
         return Some(Trouble::Unschedulable(words(&condition.reason, &condition.message)));
     }
-    let containers = status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses);
     for container in containers {
-        let last_words = |state: &Option<ContainerState>| {
-            let ended = state.as_ref()?.terminated.as_ref()?;
+        let last_words = |state: &SeenState| {
+            let ended = state.terminated.as_ref()?;
             let words = ended.message.as_deref().unwrap_or_default().trim().lines().last().unwrap_or_default();
             (ended.exit_code != 0).then(|| {
                 format!(
@@ -108,7 +103,7 @@ fn trouble(pod: &Pod) -> Option<Trouble> {
                 )
             })
         };
-        let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+        let waiting = container.state.waiting.as_ref();
         match waiting.map(|waiting| (waiting.reason.as_deref().unwrap_or_default(), waiting)) {
             Some(("CrashLoopBackOff" | "RunContainerError" | "StartError", waiting)) => {
                 let last =
@@ -195,7 +190,7 @@ mod tests {
             "spec": {"containers": [], "volumes": [{"name": "wallet", "secret": {"secretName": "keys"}}]},
             "status": status,
         });
-        PodState::seen(&serde_json::from_value(pod).expect("a pod"))
+        PodState::seen(&serde_json::from_str(&pod.to_string()).expect("a pod"))
     }
 
     #[test]

@@ -10,7 +10,7 @@ use k8s_controller::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{
     Api, Resource,
-    api::{ApiResource, DynamicObject, Patch, PatchParams},
+    api::{ApiResource, Patch, PatchParams},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -23,6 +23,7 @@ use super::{
     context::{Context, FIELD_MANAGER, STATUS_PERIOD},
     key::Key,
     queue::Outcome,
+    seen::Object,
 };
 
 /// Reasons that a person has to do something about.
@@ -88,7 +89,7 @@ impl<'a, S: Serialize> Draft<'a, S> {
     /// Writes it.
     pub async fn write(&self, context: &Context) -> Result<(), StatusError> {
         let resource = &self.resource;
-        let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &self.key.namespace, resource);
+        let api: Api<Object> = Api::namespaced_with(context.client.clone(), &self.key.namespace, resource);
         let status = serde_json::to_value(self.status)?;
         let patch = json!({ "apiVersion": resource.api_version, "kind": resource.kind, "status": status });
         let params = PatchParams::apply(FIELD_MANAGER).force();

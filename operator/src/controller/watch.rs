@@ -12,7 +12,7 @@ use std::sync::{
 use futures::StreamExt;
 use kube::{
     Client,
-    api::{Api, ApiResource, DynamicObject},
+    api::{Api, ApiResource},
     runtime::{
         WatchStreamExt,
         watcher::{self, Event},
@@ -20,7 +20,7 @@ use kube::{
 };
 use tokio::sync::Notify;
 
-use super::metrics::Metrics;
+use super::{metrics::Metrics, seen::Seen};
 
 /// Seconds after which a watch is asked for anew: less than the four minutes after which some load balancers drop
 /// an idle connection without telling anybody.
@@ -43,11 +43,11 @@ pub struct Target {
 
 /// What a watch found.
 #[derive(Debug)]
-pub enum Change {
+pub enum Change<T> {
     /// The object is there like this.
-    Applied(Box<DynamicObject>),
+    Applied(Box<T>),
     /// The object is gone.
-    Deleted(Box<DynamicObject>),
+    Deleted(Box<T>),
     /// A new list is complete: whatever of this namespace (or of all) is not among these is gone. Namespace and name.
     Listed(Option<String>, Vec<(String, String)>),
 }
@@ -87,12 +87,12 @@ impl Synced {
 }
 
 /// Starts the watches of a target; each calls `handle` for each change, in order, for ever.
-pub fn start(
+pub fn start<T: Seen>(
     client: &Client,
     target: &Target,
     synced: &Arc<Synced>,
     metrics: &Metrics,
-    handle: impl Fn(Change) + Clone + Send + 'static,
+    handle: impl Fn(Change<T>) + Clone + Send + 'static,
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let all = vec![None];
     let namespaces = match target.namespaces.is_empty() {
@@ -100,7 +100,7 @@ pub fn start(
         false => target.namespaces.iter().cloned().map(Some).collect(),
     };
     let one = |namespace: Option<String>| {
-        let api: Api<DynamicObject> = match &namespace {
+        let api: Api<T> = match &namespace {
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, &target.resource),
             None => Api::all_with(client.clone(), &target.resource),
         };
@@ -118,13 +118,13 @@ pub fn start(
     namespaces.into_iter().map(one).collect()
 }
 
-async fn follow(
-    api: Api<DynamicObject>,
+async fn follow<T: Seen>(
+    api: Api<T>,
     config: watcher::Config,
     namespace: Option<String>,
     synced: Arc<Synced>,
     errors: prometheus::IntCounter,
-    handle: impl Fn(Change),
+    handle: impl Fn(Change<T>),
 ) {
     let kind = api.resource_url().to_owned();
     let mut stream = std::pin::pin!(watcher::watcher(api, config).default_backoff());
@@ -154,7 +154,7 @@ async fn follow(
 }
 
 /// Namespace and name.
-pub fn name_of(object: &DynamicObject) -> (String, String) {
-    let metadata = &object.metadata;
+pub fn name_of<T: Seen>(object: &T) -> (String, String) {
+    let metadata = object.meta();
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
