@@ -28,7 +28,8 @@ const TAIL: u64 = 4 << 10;
 /// What a node answers to GET `path`, without the headers.
 pub async fn ask(http: SocketAddr, path: &str) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(http).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n");
+    // 1.0: the answer comes in one piece.
+    let request = format!("GET {path} HTTP/1.0\r\nHost: node\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut answer = Vec::new();
     stream.take(LARGEST).read_to_end(&mut answer).await.ok()?;
@@ -48,6 +49,19 @@ pub fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("this program has a path");
     let folder = test.parent().and_then(Path::parent).expect("cargo puts tests into target/PROFILE/deps");
     folder.join(name)
+}
+
+/// The end of a log; empty where there is none.
+pub fn tail(log: &Path) -> String {
+    let tail = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(log)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    String::from_utf8_lossy(&tail().unwrap_or_default()).into_owned()
 }
 
 /// One node and its folder, whether its process runs or not.
@@ -147,15 +161,7 @@ impl Worker {
 
     /// The end of its log.
     pub fn tail(&self) -> String {
-        let tail = || -> std::io::Result<Vec<u8>> {
-            let mut file = File::open(self.log())?;
-            let length = file.metadata()?.len();
-            file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-            let mut bytes = Vec::new();
-            file.take(TAIL).read_to_end(&mut bytes)?;
-            Ok(bytes)
-        };
-        String::from_utf8_lossy(&tail().unwrap_or_default()).into_owned()
+        tail(&self.log())
     }
 
     fn log(&self) -> PathBuf {

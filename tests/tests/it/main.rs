@@ -2,15 +2,19 @@
 
 mod adversaries;
 mod allocator;
+mod api_server;
 mod attacks;
 mod averagers;
 mod cheats;
 mod churn;
+mod cluster;
 mod convergence;
 mod decoders;
+mod e2e;
 mod fleet;
 mod history;
 mod joiner;
+mod node;
 mod quickstart;
 mod records;
 mod resilience;

@@ -1,0 +1,3 @@
+module bistro/hack/kube/probe
+
+go 1.24.0
