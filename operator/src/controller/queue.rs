@@ -240,66 +240,69 @@ mod tests {
         Key::new(Kind::Miner, "ns", name)
     }
 
-    async fn next_within(queue: &Queue, seconds: u64) -> Option<String> {
-        let next = tokio::time::timeout(Duration::from_secs(seconds), queue.next()).await;
+    async fn next_within(queue: &Queue, milliseconds: u64) -> Option<String> {
+        let next = tokio::time::timeout(Duration::from_millis(milliseconds), queue.next()).await;
         next.ok().map(|(key, _)| key.name.into_string())
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_key_is_worked_on_once_at_a_time_and_again_if_it_changed_meanwhile() {
         let queue = Queue::default();
         queue.add(key("a"));
         queue.add(key("a"));
-        assert_eq!(next_within(&queue, 1).await.as_deref(), Some("a"));
+        assert_eq!(next_within(&queue, 1000).await.as_deref(), Some("a"));
         queue.add(key("a"));
-        assert_eq!(next_within(&queue, 1).await, None);
+        assert_eq!(next_within(&queue, 20).await, None);
         queue.done(&key("a"), Outcome::Settled);
-        assert_eq!(next_within(&queue, 1).await.as_deref(), Some("a"));
+        assert_eq!(next_within(&queue, 1000).await.as_deref(), Some("a"));
         queue.done(&key("a"), Outcome::Settled);
-        assert_eq!(next_within(&queue, 3600).await, None);
+        assert_eq!(next_within(&queue, 20).await, None);
         assert!(queue.lock().entries.is_empty(), "nothing is kept of a key at rest");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn the_earlier_of_two_times_counts_and_a_change_comes_before_any() {
         let queue = Queue::default();
         queue.add_after(key("a"), Duration::from_secs(600));
-        queue.add_after(key("a"), Duration::from_secs(60));
+        queue.add_after(key("a"), Duration::from_millis(50));
         queue.add_after(key("a"), Duration::from_secs(300));
-        assert_eq!(next_within(&queue, 59).await, None);
-        assert_eq!(next_within(&queue, 2).await.as_deref(), Some("a"));
-        queue.done(&key("a"), Outcome::Again(Duration::from_secs(600)));
+        assert_eq!(next_within(&queue, 10).await, None);
+        assert_eq!(next_within(&queue, 10_000).await.as_deref(), Some("a"));
+        queue.done(&key("a"), Outcome::Again(Duration::from_millis(50)));
         queue.add(key("a"));
-        assert_eq!(next_within(&queue, 1).await.as_deref(), Some("a"));
+        assert_eq!(next_within(&queue, 10).await.as_deref(), Some("a"));
         queue.done(&key("a"), Outcome::Settled);
-        assert_eq!(next_within(&queue, 3600).await, None, "the later time was dropped");
+        assert_eq!(next_within(&queue, 200).await, None, "the later time was dropped");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn each_failure_of_a_key_doubles_its_own_pause_and_delays_no_other() {
+    #[tokio::test]
+    async fn a_failed_key_pauses_for_itself_and_changes_do_not_shorten_that() {
         let queue = Queue::default();
         queue.add(key("bad"));
-        let mut pauses = Vec::new();
-        for _ in 0..14 {
-            let began = Instant::now();
-            let (found, _) = queue.next().await;
-            pauses.push(began.elapsed().as_secs_f64());
-            queue.add(key("good"));
-            queue.add(found.clone());
-            queue.done(&found, Outcome::Failed);
-            assert_eq!(next_within(&queue, 0).await.as_deref(), Some("good"), "a change does not shorten a pause");
-            queue.done(&key("good"), Outcome::Settled);
-        }
-        for (failures, pause) in pauses.iter().skip(1).enumerate() {
-            let longest = (0.25 * f64::from(1 << failures)).min(120.0);
-            assert!(*pause >= longest / 2.0 - 0.01 && *pause <= longest + 0.01, "{failures}: {pause}");
-        }
-        let (found, _) = queue.next().await;
-        queue.done(&found, Outcome::Settled);
+        let (bad, _) = queue.next().await;
+        queue.add(key("good"));
+        queue.add(key("bad"));
+        queue.done(&bad, Outcome::Failed);
+        assert_eq!(next_within(&queue, 50).await.as_deref(), Some("good"));
+        queue.done(&key("good"), Outcome::Settled);
+        assert_eq!(next_within(&queue, 50).await, None);
+        assert_eq!(next_within(&queue, 10_000).await.as_deref(), Some("bad"));
+        queue.done(&bad, Outcome::Settled);
         assert!(queue.lock().entries.is_empty());
+        assert_eq!(queue.counts().retries, 1);
     }
 
-    #[tokio::test(start_paused = true)]
+    #[test]
+    fn each_failure_in_a_row_doubles_the_pause_up_to_two_minutes() {
+        for failures in 0..40 {
+            let longest =
+                Duration::from_millis(250).saturating_mul(1 << failures.min(20)).min(Duration::from_secs(120));
+            let pause = pause_after(failures);
+            assert!(pause >= longest / 2 && pause <= longest, "{failures}: {pause:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn many_workers_take_every_key_once() {
         let queue = std::sync::Arc::new(Queue::default());
         for i in 0..100 {
@@ -309,7 +312,7 @@ mod tests {
             let queue = queue.clone();
             tokio::spawn(async move {
                 let mut taken = 0;
-                while let Some(name) = next_within(&queue, 1).await {
+                while let Some(name) = next_within(&queue, 200).await {
                     tokio::task::yield_now().await;
                     queue.done(&key(&name), Outcome::Settled);
                     taken += 1;

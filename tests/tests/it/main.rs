@@ -15,6 +15,7 @@ mod fleet;
 mod history;
 mod joiner;
 mod node;
+mod operator;
 mod quickstart;
 mod records;
 mod resilience;

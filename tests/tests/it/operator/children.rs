@@ -106,9 +106,12 @@ async fn at_rest_and_after_a_restart_nothing_is_written() {
     assert_eq!(settled(&operator).await, before, "at rest");
     assert_eq!(operator.stop().await, Some(0));
     operator.start();
-    world.cluster.until("a leader", async || {
-        (operator.metric("leader_election_master_status", "").await == Some(1.0)).then_some(())
-    }).await;
+    world
+        .cluster
+        .until("a leader", async || {
+            (operator.metric("leader_election_master_status", "").await == Some(1.0)).then_some(())
+        })
+        .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(settled(&operator).await, Some(Vec::new()), "after a restart");
 }

@@ -187,7 +187,9 @@ async fn pods_of_a_machine_that_is_lost_are_named_and_not_replaced() {
     let pods = world.api::<Pod>();
     let hold = Patch::Merge(json!({"metadata": {"finalizers": ["bistro.dev/test"]}}));
     let uid = pods.patch("miner-m-0", &PatchParams::default(), &hold).await.expect("held").uid();
-    pods.delete("miner-m-0", &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() }).await.expect("told");
+    pods.delete("miner-m-0", &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() })
+        .await
+        .expect("told");
     let lost = world.until("m", "NodeLost", "True", "MachineSilent").await;
     assert!(lost.message.contains("kubectl delete pod miner-m-0 --force"), "{}", lost.message);
     assert_eq!(pods.get("miner-m-0").await.expect("still there").uid(), uid);

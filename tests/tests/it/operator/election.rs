@@ -52,7 +52,11 @@ async fn another_replica_takes_over() {
     let killed = until_leads(&world, &first).await;
     world.apply(world.miner("c", 1)).await;
     world.until_ready("c").await;
-    println!("BENCH operator.handover clean_s={:.2} killed_s={:.2} lease_s=3", clean.as_secs_f64(), killed.as_secs_f64());
+    println!(
+        "BENCH operator.handover clean_s={:.2} killed_s={:.2} lease_s=3",
+        clean.as_secs_f64(),
+        killed.as_secs_f64()
+    );
 }
 
 #[tokio::test]

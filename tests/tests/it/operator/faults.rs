@@ -24,7 +24,8 @@ async fn front(world: &World) -> Front {
 /// Exactly the children of these miners are there.
 async fn assert_children(world: &World, miners: &[&str]) {
     let sets = world.api::<StatefulSet>().list(&ListParams::default()).await.expect("a list");
-    let maps = world.api::<ConfigMap>().list(&ListParams::default().labels("app.kubernetes.io/managed-by=bistro")).await;
+    let maps =
+        world.api::<ConfigMap>().list(&ListParams::default().labels("app.kubernetes.io/managed-by=bistro")).await;
     assert_eq!((sets.items.len(), maps.expect("a list").items.len()), (miners.len(), miners.len()));
 }
 
@@ -135,7 +136,11 @@ async fn survives(world: &World, fate: Fate, outage: Duration) {
     let healed = Instant::now();
     world.until_ready("during").await;
     world.until_back::<ConfigMap>("miner-before", None).await;
-    println!("BENCH operator.outage fate={fate:?} seconds={} recovered_s={:.1}", outage.as_secs(), healed.elapsed().as_secs_f64());
+    println!(
+        "BENCH operator.outage fate={fate:?} seconds={} recovered_s={:.1}",
+        outage.as_secs(),
+        healed.elapsed().as_secs_f64()
+    );
 }
 
 #[tokio::test]

@@ -22,7 +22,8 @@ async fn signers(world: &World, secret: &str) -> Vec<String> {
         let volumes = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
         volumes.filter_map(|volume| volume.secret.as_ref()?.secret_name.clone()).any(|name| name == secret)
     };
-    let mut names: Vec<_> = pods.items.iter().filter(mounts).map(|pod| pod.labels()["app.kubernetes.io/instance"].clone()).collect();
+    let mut names: Vec<_> =
+        pods.items.iter().filter(mounts).map(|pod| pod.labels()["app.kubernetes.io/instance"].clone()).collect();
     names.dedup();
     names
 }

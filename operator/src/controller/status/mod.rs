@@ -317,3 +317,6 @@ fn are(pods: u32) -> String {
         pods => format!("{pods} nodes are"),
     }
 }
+
+#[cfg(test)]
+mod tests;
