@@ -55,12 +55,14 @@ build: ## Build all programs
 corpus: build ## Collect the quickstart's text from the crates in Cargo.lock
 	@hack/corpus $(CORPUS)
 
-generate: build corpus ## Write crds/ and the dataset digest of the quickstart anew
+generate: build corpus ## Write crds/, the chart's copies of it and the dataset digest of the quickstart anew
 	$(BIN)/bistro crds --to crds
+	$(BIN)/bistro crds --to charts/bistro/files/crds
 	hack/digest $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
 
 check-generated: build corpus ## Fail if generated files are not what `make generate` would write
 	$(BIN)/bistro crds --check crds
+	$(BIN)/bistro crds --check charts/bistro/files/crds
 	hack/digest --check $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
 
 fmt: ## Format the code
