@@ -3,12 +3,13 @@
 //! [`arena`] plays a subnet without bucket and chain: honest miners and watched cheats; [`cheat`] says what each cheat
 //! publishes, [`judge`] scores them as a validator does, [`text`] is what they train on. [`decoders`] are all of ours,
 //! and [`mutate`] makes what they are tried with. [`process`] runs nodes as processes; [`proxy`] and [`shim`] put faults
-//! between them and chain, bucket, clock and disk.
+//! between them and chain, bucket, clock and disk. [`monitoring`] is what the chart gives to Prometheus and Grafana.
 
 pub mod arena;
 pub mod cheat;
 pub mod decoders;
 pub mod judge;
+pub mod monitoring;
 pub mod mutate;
 pub mod process;
 pub mod proxy;

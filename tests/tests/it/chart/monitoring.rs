@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use bistro_tests::cluster::{Cluster, Ran};
+use bistro_tests::{
+    cluster::{Cluster, Ran},
+    monitoring::{DASHBOARDS, Query, alert_selectors, alerts, dashboard, panel_queries, scrape_configs, selectors},
+};
 use serde_json::{Value, json};
 
 use super::{checkout, render, text_of};
-
-const DASHBOARDS: [&str; 2] = ["operator", "subnet"];
 
 /// What the operator shows beside its process; the names are controller-runtime's where it has one.
 const OF_THE_OPERATOR: [&str; 16] = [
@@ -29,31 +30,8 @@ const OF_THE_OPERATOR: [&str; 16] = [
     "workqueue_work_duration_seconds_bucket",
 ];
 
-fn dashboard(name: &str) -> Value {
-    serde_json::from_str(&text_of(&format!("charts/bistro/files/dashboards/{name}.json"))).expect("JSON")
-}
-
 fn panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
     dashboard["panels"].as_array().expect("panels").iter()
-}
-
-/// Every query of a panel, with Grafana's variables replaced.
-fn panel_queries() -> Vec<String> {
-    let dashboards = DASHBOARDS.map(dashboard);
-    let targets = dashboards.iter().flat_map(panels).filter_map(|panel| panel["targets"].as_array()).flatten();
-    let query = |target: &Value| target["expr"].as_str().expect("a query").to_owned();
-    let replaced = |query: String| {
-        [("$__rate_interval", "5m"), ("$namespace", "ns"), ("$subnet", "demo")]
-            .iter()
-            .fold(query, |query, (variable, value)| query.replace(variable, value))
-    };
-    targets.map(query).map(replaced).collect()
-}
-
-fn alerts() -> Vec<Value> {
-    let rules: Value = serde_yaml::from_str(&text_of("charts/bistro/files/rules/bistro.yaml")).expect("YAML");
-    let groups = rules["groups"].as_array().expect("groups").iter();
-    groups.flat_map(|group| group["rules"].as_array().expect("rules").clone()).collect()
 }
 
 fn promtool(cluster: &Cluster, arguments: &[&str], file: PathBuf) -> Ran {
@@ -67,8 +45,8 @@ fn promtool(cluster: &Cluster, arguments: &[&str], file: PathBuf) -> Ran {
 async fn each_alert_fires_when_it_should_and_not_before() {
     let Some(cluster) = Cluster::shared().await else { return };
     promtool(cluster, &["test", "rules"], checkout("charts/bistro/tests/alerts.yaml")).output();
-    promtool(cluster, &["check", "rules", "--lint=all", "--lint-fatal"], checkout("charts/bistro/files/rules/bistro.yaml"))
-        .output();
+    let rules = checkout("charts/bistro/files/rules/bistro.yaml");
+    promtool(cluster, &["check", "rules", "--lint=all", "--lint-fatal"], rules).output();
     let tests = text_of("charts/bistro/tests/alerts.yaml");
     for alert in alerts() {
         let name = alert["alert"].as_str().expect("a name");
@@ -79,9 +57,9 @@ async fn each_alert_fires_when_it_should_and_not_before() {
 #[tokio::test]
 async fn every_panel_has_a_query_that_prometheus_understands() {
     let Some(cluster) = Cluster::shared().await else { return };
-    let queries = panel_queries();
+    let queries = panel_queries("bistro", "training", "demo");
     assert!(queries.len() > 50);
-    let rule = |(number, query)| json!({ "record": format!("panel:{number}"), "expr": query });
+    let rule = |(number, query): (usize, Query)| json!({ "record": format!("panel:{number}"), "expr": query.text });
     let rules: Vec<Value> = queries.into_iter().enumerate().map(rule).collect();
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("panels.yaml");
@@ -90,30 +68,35 @@ async fn every_panel_has_a_query_that_prometheus_understands() {
     promtool(cluster, &["check", "rules", "--lint=none"], file).output();
 }
 
-/// Names that stand before a `{` in a query.
-fn metrics(query: &str) -> impl Iterator<Item = &str> {
-    query.match_indices('{').map(|(at, _)| {
-        let before = &query[..at];
-        let begin = before.rfind(|c: char| !c.is_ascii_alphanumeric() && c != '_').map_or(0, |at| at + 1);
-        &before[begin..]
-    })
-}
-
 #[test]
 fn panels_and_alerts_ask_for_metrics_that_exist() {
     let worker = text_of("worker/src/telemetry/metrics.rs");
-    let queries = panel_queries();
-    let alerts = alerts();
-    let of_alerts = alerts.iter().map(|alert| alert["expr"].as_str().expect("a query"));
-    for query in queries.iter().map(String::as_str).chain(of_alerts) {
-        for name in metrics(query) {
-            let known = name == "up"
-                || name.starts_with("process_")
-                || OF_THE_OPERATOR.contains(&name)
-                || worker.contains(&format!("\"{name}\""));
-            assert!(known, "nobody shows {name}: {query}");
-        }
+    let panels = panel_queries("bistro", "training", "demo");
+    let panels = panels.iter().flat_map(|query| {
+        selectors(&query.text).map(|selector| Query { of: query.of.clone(), text: selector.to_owned() })
+    });
+    for Query { of, text } in panels.chain(alert_selectors()) {
+        let name = text.split('{').next().unwrap_or_default();
+        let known = name == "up"
+            || name.starts_with("process_")
+            || OF_THE_OPERATOR.contains(&name)
+            || worker.contains(&format!("\"{name}\""));
+        assert!(known, "{of}: nobody shows {text}");
+        assert!(text.contains("job=\"bistro-"), "{of}: {text} would take the metrics of strangers");
     }
+}
+
+#[tokio::test]
+async fn the_monitors_are_scrape_configurations_of_prometheus() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let values = ["serviceMonitor.enabled=true", "podMonitor.enabled=true"];
+    let rendered = render(cluster, "bistro", &values).await;
+    let configs = scrape_configs(&rendered.objects, &cluster.kubeconfig(), "1s");
+    assert_eq!(configs.len(), 2);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("prometheus.yaml");
+    std::fs::write(&file, json!({ "scrape_configs": configs }).to_string()).expect("written");
+    promtool(cluster, &["check", "config"], file).output();
 }
 
 #[test]
@@ -126,9 +109,9 @@ fn every_panel_says_what_it_shows_and_none_covers_another() {
             assert!(ids.insert(panel["id"].as_u64().expect("an id")), "{name}: {title}");
             let place = |side: &str| panel["gridPos"][side].as_u64().expect("a place");
             assert!(place("x") + place("w") <= 24, "{name}: {title} is too wide");
-            for (x, y) in (place("x")..place("x") + place("w")).flat_map(|x| {
-                (place("y")..place("y") + place("h")).map(move |y| (x, y))
-            }) {
+            for (x, y) in (place("x")..place("x") + place("w"))
+                .flat_map(|x| (place("y")..place("y") + place("h")).map(move |y| (x, y)))
+            {
                 assert!(cells.insert((x, y)), "{name}: {title} covers another panel");
             }
             if panel["type"] == "row" {
@@ -205,7 +188,8 @@ async fn dashboards_are_where_the_sidecar_looks() {
     let Some(cluster) = Cluster::shared().await else { return };
     let values = ["dashboards.enabled=true", "dashboards.namespace=grafana", "dashboards.annotations.folder=Bistro"];
     let rendered = render(cluster, "bistro", &values).await;
-    let maps: Vec<&Value> = rendered.of_kind("ConfigMap").filter(|map| map["metadata"]["namespace"] == "grafana").collect();
+    let maps: Vec<&Value> =
+        rendered.of_kind("ConfigMap").filter(|map| map["metadata"]["namespace"] == "grafana").collect();
     assert_eq!(maps.len(), DASHBOARDS.len());
     for (map, name) in maps.iter().zip(DASHBOARDS) {
         assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");

@@ -30,7 +30,8 @@ async fn what_is_rendered_is_what_reviewers_saw() {
     let Some(cluster) = Cluster::shared().await else { return };
     let plain = render(cluster, "bistro", &["crds.enabled=false"]).await;
     insta::assert_snapshot!("chart_defaults", plain.text);
-    let values = [EVERYTHING, &["crds.enabled=false", "dashboards.enabled=false", "prometheusRule.enabled=false"]].concat();
+    let values =
+        [EVERYTHING, &["crds.enabled=false", "dashboards.enabled=false", "prometheusRule.enabled=false"]].concat();
     let everything = render(cluster, "bistro", &values).await;
     insta::assert_snapshot!("chart_everything", everything.text);
 }
@@ -67,7 +68,8 @@ async fn a_digest_wins_over_a_tag_and_the_registry_stands_before_every_image() {
     let Some(cluster) = Cluster::shared().await else { return };
     let digest = format!("sha256:{}", "a1".repeat(32));
     let pinned = format!("image.operator.digest={digest}");
-    let values = ["image.registry=registry.example.org:5000/team/", &pinned, "image.worker.tag=9.9", "image.operator.tag=8"];
+    let values =
+        ["image.registry=registry.example.org:5000/team/", &pinned, "image.worker.tag=9.9", "image.operator.tag=8"];
     let rendered = render(cluster, "bistro", &values).await;
     let container = &rendered.only("Deployment")["spec"]["template"]["spec"]["containers"][0];
     assert_eq!(container["image"], format!("registry.example.org:5000/team/bistro@{digest}"));
@@ -136,7 +138,8 @@ async fn an_install_for_some_namespaces_makes_nothing_cluster_scoped() {
     for object in &rendered.objects {
         assert!(object["metadata"]["namespace"].is_string(), "{} is cluster-scoped", object["kind"]);
     }
-    let places = |kind| rendered.of_kind(kind).filter_map(|role| role["metadata"]["namespace"].as_str()).collect::<Vec<_>>();
+    let places =
+        |kind| rendered.of_kind(kind).filter_map(|role| role["metadata"]["namespace"].as_str()).collect::<Vec<_>>();
     assert_eq!(places("Role"), ["bistro", "one", "two"]);
     assert_eq!(places("RoleBinding"), ["bistro", "one", "two"]);
     let deployment = rendered.only("Deployment").to_string();
