@@ -16,7 +16,9 @@ const EVERYTHING: &[&str] = &[
     "image.workerCuda.repository=bistro-worker-cuda",
     "image.pullSecrets[0].name=registry",
     "subnetNetworkPolicy.metricsNamespaces={monitoring}",
-    "extraArgs={--poll-interval=1m}",
+    "leaderElection.leaseName=another",
+    "maxConcurrentReconciles=4",
+    "pollInterval=1m",
     "extraEnv[0].name=HTTPS_PROXY,extraEnv[0].value=http://proxy:3128",
     "commonLabels.team=training",
     "podAnnotations.note=one",
@@ -66,7 +68,7 @@ impl Rendered {
     }
 
     /// The only object of its kind.
-    fn only(&self, kind: &str) -> &Value {
+    fn only<'a>(&'a self, kind: &'a str) -> &'a Value {
         let mut found = self.of_kind(kind);
         let first = found.next().unwrap_or_else(|| panic!("no {kind} in {}", self.text));
         assert!(found.next().is_none(), "more than one {kind}");

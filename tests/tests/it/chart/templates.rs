@@ -1,8 +1,8 @@
 //! What the chart renders.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Command};
 
-use bistro_tests::cluster::Cluster;
+use bistro_tests::{cluster::Cluster, process::program};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
@@ -153,6 +153,21 @@ async fn two_operators_never_work_without_a_lease() {
     assert_eq!(alone.only("Deployment")["spec"]["strategy"], json!({ "type": "Recreate" }));
     let refused = template(cluster, "bistro", &["leaderElection.enabled=false", "replicas=2"]).await.failure();
     assert!(refused.contains("set replicas to 1"), "{refused}");
+}
+
+/// One that it does not know would end it at its start.
+#[tokio::test]
+async fn the_operator_knows_its_arguments() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    for values in [&["watchNamespaces={one,two}"][..], EVERYTHING, ALONE] {
+        let rendered = render(cluster, "bistro", values).await;
+        let container = &rendered.only("Deployment")["spec"]["template"]["spec"]["containers"][0];
+        let arguments = container["args"].as_array().expect("args").iter().filter_map(Value::as_str);
+        let arguments = arguments.map(|argument| argument.replace("$(POD_NAMESPACE)", "bistro"));
+        // With --help behind them all of them are read and nothing is started.
+        let ran = Command::new(program("bistro")).args(arguments).arg("--help").output().expect("it is built");
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    }
 }
 
 #[tokio::test]
