@@ -138,8 +138,10 @@ async fn an_install_for_some_namespaces_makes_nothing_cluster_scoped() {
     for object in &rendered.objects {
         assert!(object["metadata"]["namespace"].is_string(), "{} is cluster-scoped", object["kind"]);
     }
-    let places =
-        |kind| rendered.of_kind(kind).filter_map(|role| role["metadata"]["namespace"].as_str()).collect::<Vec<_>>();
+    let places = |kind| {
+        let places = rendered.of_kind(kind).filter_map(|role| role["metadata"]["namespace"].as_str());
+        places.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
     assert_eq!(places("Role"), ["bistro", "one", "two"]);
     assert_eq!(places("RoleBinding"), ["bistro", "one", "two"]);
     let deployment = rendered.only("Deployment").to_string();
