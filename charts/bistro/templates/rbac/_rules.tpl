@@ -31,9 +31,13 @@ pods) and not touch Nodes.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [list, watch, create, patch, delete]
-# Which pods run, why one does not (a missing Secret, a dead machine), and the address to ask for its status.
+# Which pods run, why one does not (no room, a dead machine), and the address to ask for its status.
 - apiGroups: [""]
   resources: [pods]
+  verbs: [list, watch]
+# What the kubelet says of a pod that waits: that a Secret is missing stands nowhere else.
+- apiGroups: [""]
+  resources: [events]
   verbs: [list, watch]
 # Events on its resources; a repeated one is counted up (patch) instead of written anew.
 - apiGroups: [events.k8s.io]
