@@ -87,14 +87,10 @@ async fn a_release_can_be_installed_upgraded_and_removed() {
     let values = ["devnet.enabled=true", "crds.keep=false", "replicas=2", "networkPolicy.enabled=true"];
     release.helm("upgrade", &values).await.output();
     assert!(release.left().await.contains("poddisruptionbudget"), "two operators have a budget");
-    let deployment =
-        ["get", "deployment", "bistro", "--namespace", &release.namespace, "-o", "jsonpath={.status.replicas}"];
-    release
-        .cluster
-        .until("pods that Pod Security lets in", async || {
-            (release.cluster.kubectl(&deployment).await.output() == "2").then_some(())
-        })
-        .await;
+    let ours = "app.kubernetes.io/instance=bistro";
+    let pods = ["get", "pods", "--namespace", &release.namespace, "--selector", ours, "--output", "name"];
+    let pods = async || (release.cluster.kubectl(&pods).await.output().lines().count() >= 3).then_some(());
+    release.cluster.until("pods of operator and devnet, which Pod Security lets in", pods).await;
 
     release.uninstall().await;
     release.cluster.until("an empty cluster", async || release.left().await.is_empty().then_some(())).await;
