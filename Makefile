@@ -68,12 +68,16 @@ build: ## Build all programs
 corpus: build ## Collect the quickstart's text from the crates in Cargo.lock
 	@hack/corpus $(CORPUS)
 
-generate: build corpus ## Write crds/ and the dataset digest of the quickstart anew
+generate: build corpus ## Write anew: crds/, the chart's copies and table of values, the quickstart's dataset digest
 	$(BIN)/bistro crds --to crds
+	$(BIN)/bistro crds --to charts/bistro/files/crds
+	hack/chart-values charts/bistro
 	hack/digest $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
 
 check-generated: build corpus ## Fail if generated files are not what `make generate` would write
 	$(BIN)/bistro crds --check crds
+	$(BIN)/bistro crds --check charts/bistro/files/crds
+	hack/chart-values --check charts/bistro
 	hack/digest --check $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
 
 fmt: ## Format the code
