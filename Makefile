@@ -9,6 +9,11 @@ TOOLS := $(CACHE)/tools
 CORPUS ?= $(CACHE)/corpus
 TEXT := $(CACHE)/text
 
+# make images
+IMAGES ?= $(CACHE)/images
+# Certificates of public authorities, for HTTPS to buckets and chains
+ROOTS ?= $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
+
 # make up
 MANIFESTS ?= manifests/quickstart.yaml
 BLOCK_TIME ?= 500ms
@@ -54,6 +59,23 @@ build: ## Build all programs
 
 corpus: build ## Collect the quickstart's text from the crates in Cargo.lock
 	@hack/corpus $(CORPUS)
+
+IN_BISTRO := $(ROOTS)=/etc/ssl/certs/ca-certificates.crt
+IN_WORKER := $(IN_BISTRO)
+IN_DEVNET := $(CORPUS)=/corpus
+
+images: build corpus ## Write the container images to ~/.cache/bistro/images: one tar for each program
+	@hack/image bistro $(BIN)/bistro $(IMAGES)/bistro.tar $(IN_BISTRO)
+	@hack/image bistro-worker $(BIN)/bistro-worker $(IMAGES)/bistro-worker.tar $(IN_WORKER)
+	@hack/image bistro-devnet $(BIN)/bistro-devnet $(IMAGES)/bistro-devnet.tar $(IN_DEVNET)
+
+image-root: build corpus ## Write the files of the images only, for the Dockerfile
+	@hack/image --root bistro $(BIN)/bistro $(IMAGES)/root/bistro $(IN_BISTRO)
+	@hack/image --root bistro-worker $(BIN)/bistro-worker $(IMAGES)/root/bistro-worker $(IN_WORKER)
+	@hack/image --root bistro-devnet $(BIN)/bistro-devnet $(IMAGES)/root/bistro-devnet $(IN_DEVNET)
+
+check-images: images ## Run the images with containerd and runc (needs root)
+	hack/check-images $(IMAGES)/bistro.tar $(IMAGES)/bistro-worker.tar $(IMAGES)/bistro-devnet.tar
 
 generate: build corpus ## Write crds/ and the dataset digest of the quickstart anew
 	$(BIN)/bistro crds --to crds

@@ -10,6 +10,7 @@ mod convergence;
 mod decoders;
 mod fleet;
 mod history;
+mod images;
 mod joiner;
 mod quickstart;
 mod records;
