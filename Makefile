@@ -136,5 +136,13 @@ bench-join: ## How long a node takes that joins 200 windows late, and what it do
 bench-churn: ## 200 random kills over miners, validators and averager (KILLS=200 SEED=1)
 	$(BENCH) bench_churn
 
+PEERS := $(CACHE)/peers
+# N=200 ROUNDS=1 IDLE=60 TRIALS=20 SUBJECTS="floor crbase bistro kuberay" WHAT="idle drift handover"
+bench-operator: build peers ## The operator beside two others: time, writes, memory (N=200 ROUNDS=1 IDLE=60)
+	BISTRO_PEERS=$(PEERS) $(BENCH) bench_operator
+
+peers: ## Build the operators that bench-operator compares with (6 minutes once)
+	hack/peers/build $(PEERS)
+
 soak: ## Outages of five minutes of chain, bucket, clock and disk (OUTAGE_SECONDS=300)
 	$(BENCH) soak

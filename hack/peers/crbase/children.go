@@ -38,7 +38,11 @@ func children(b *Baseline) []client.Object {
 func pod(b *Baseline, configMap string) corev1.PodSpec {
 	probe := func(path string) *corev1.Probe {
 		get := &corev1.HTTPGetAction{Path: path, Port: intstr.FromString("http")}
-		return &corev1.Probe{ProbeHandler: corev1.ProbeHandler{HTTPGet: get}, TimeoutSeconds: 5}
+		// The server's own defaults in full: to DeepDerivative a number that is not set is a 0 that differs.
+		return &corev1.Probe{
+			ProbeHandler: corev1.ProbeHandler{HTTPGet: get}, TimeoutSeconds: 5,
+			PeriodSeconds: 10, SuccessThreshold: 1, FailureThreshold: 3,
+		}
 	}
 	ordinal := &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['apps.kubernetes.io/pod-index']"}
 	return corev1.PodSpec{

@@ -129,7 +129,8 @@ fn an_image_has_the_name_user_and_entrypoint_that_kubernetes_expects() {
     assert_eq!(config["config"]["Entrypoint"], serde_json::json!(["/usr/bin/bistro"]));
     assert_eq!(config["created"], "1970-01-01T00:00:00Z");
     let packed = blob(folder.path(), &manifest["layers"][0]);
-    let unpacked = succeed(Command::new("sh").args(["-c", r#"gzip --decompress --stdout "$0" | sha256sum"#]).arg(packed));
+    let unpacked =
+        succeed(Command::new("sh").args(["-c", r#"gzip --decompress --stdout "$0" | sha256sum"#]).arg(packed));
     let digest = format!("sha256:{}", unpacked.split_whitespace().next().expect("a digest"));
     assert_eq!(config["rootfs"]["diff_ids"], serde_json::json!([digest]));
 }
@@ -147,7 +148,8 @@ fn what_cannot_be_packed_is_refused_with_one_line() {
     ] {
         let mut command = hack_image();
         command.arg("bistro").arg(program).arg(&tar).args((!more.is_empty()).then_some(more));
-        let Output { status, stderr, .. } = command.env("SOURCE_DATE_EPOCH", epoch).output().expect("it can be started");
+        let Output { status, stderr, .. } =
+            command.env("SOURCE_DATE_EPOCH", epoch).output().expect("it can be started");
         assert_eq!(status.code(), Some(2), "{command:?}");
         assert_eq!(String::from_utf8_lossy(&stderr), format!("hack/image: {says}\n"));
         assert!(!tar.exists(), "{command:?} wrote an image");
