@@ -8,6 +8,8 @@ BIN := $(CARGO_TARGET_DIR)/release
 TOOLS := $(CACHE)/tools
 CORPUS ?= $(CACHE)/corpus
 TEXT := $(CACHE)/text
+# Kubernetes for the tests; the version is pinned where it is built.
+export BISTRO_KUBE ?= $(CACHE)/kube/$(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' hack/kube/kubernetes/go.mod)
 
 # make images
 IMAGES ?= $(CACHE)/images
@@ -37,8 +39,15 @@ up: build corpus ## Run a whole subnet on this machine until Ctrl-C (WINDOWS=3 S
 		$(if $(WINDOWS),--windows $(WINDOWS)) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(STATE),--state $(STATE))
 
 # More threads than cores: most tests wait for blocks most of the time.
-test: ## Unit, property, golden and integration tests
+test: kube-tools ## Unit, property, golden and integration tests, against a real API server
 	RUST_TEST_THREADS=4 cargo test $(CARGO_FLAGS)
+
+kube-tools: ## Build API server, controllers, kubectl, helm, Prometheus for the tests (6 minutes, once)
+	@hack/kube/build control $(BISTRO_KUBE)
+
+node-tools: kube-tools ## Build and install what a real node needs besides (2 minutes, once)
+	@hack/kube/build node $(BISTRO_KUBE)
+	@hack/kube/packages
 
 test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact: for one)
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture a_million_inputs

@@ -1,0 +1,3 @@
+module bistro/hack/kube/pause
+
+go 1.24.0
