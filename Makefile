@@ -11,6 +11,11 @@ TEXT := $(CACHE)/text
 # Kubernetes for the tests; the version is pinned where it is built.
 export BISTRO_KUBE ?= $(CACHE)/kube/$(shell awk '$$1 == "k8s.io/kubernetes" { print $$2 }' hack/kube/kubernetes/go.mod)
 
+# make images
+IMAGES ?= $(CACHE)/images
+# Certificates of public authorities, for HTTPS to buckets and chains
+ROOTS ?= $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
+
 # make up
 MANIFESTS ?= manifests/quickstart.yaml
 BLOCK_TIME ?= 500ms
@@ -45,8 +50,8 @@ node-tools: kube-tools ## Build and install what a real node needs besides (2 mi
 	@hack/kube/packages
 
 # One at a time: each has the node's GPUs and the machine's cores to itself.
-e2e: node-tools ## Real pods on a real node of this machine (needs root and containers)
-	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 e2e_
+e2e: node-tools images ## The chart, the operator and a subnet on a real node of this machine (needs root)
+	BISTRO_IMAGES=$(IMAGES) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 e2e_
 
 test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact: for one)
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture a_million_inputs
@@ -68,12 +73,33 @@ build: ## Build all programs
 corpus: build ## Collect the quickstart's text from the crates in Cargo.lock
 	@hack/corpus $(CORPUS)
 
-generate: build corpus ## Write crds/ and the dataset digest of the quickstart anew
+IN_BISTRO := $(ROOTS)=/etc/ssl/certs/ca-certificates.crt
+IN_WORKER := $(IN_BISTRO)
+IN_DEVNET := $(CORPUS)=/corpus
+
+images: build corpus ## Write the container images to ~/.cache/bistro/images: one tar for each program
+	@hack/image bistro $(BIN)/bistro $(IMAGES)/bistro.tar $(IN_BISTRO)
+	@hack/image bistro-worker $(BIN)/bistro-worker $(IMAGES)/bistro-worker.tar $(IN_WORKER)
+	@hack/image bistro-devnet $(BIN)/bistro-devnet $(IMAGES)/bistro-devnet.tar $(IN_DEVNET)
+
+image-root: build corpus ## Write the files of the images only, for the Dockerfile
+	@hack/image --root bistro $(BIN)/bistro $(IMAGES)/root/bistro $(IN_BISTRO)
+	@hack/image --root bistro-worker $(BIN)/bistro-worker $(IMAGES)/root/bistro-worker $(IN_WORKER)
+	@hack/image --root bistro-devnet $(BIN)/bistro-devnet $(IMAGES)/root/bistro-devnet $(IN_DEVNET)
+
+check-images: images ## Run the images with containerd and runc (needs root)
+	hack/check-images $(IMAGES)/bistro.tar $(IMAGES)/bistro-worker.tar $(IMAGES)/bistro-devnet.tar
+
+generate: build corpus ## Write anew: crds/, the chart's copies and table of values, the quickstart's dataset digest
 	$(BIN)/bistro crds --to crds
+	$(BIN)/bistro crds --to charts/bistro/files/crds
+	hack/chart-values charts/bistro
 	hack/digest $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
 
 check-generated: build corpus ## Fail if generated files are not what `make generate` would write
 	$(BIN)/bistro crds --check crds
+	$(BIN)/bistro crds --check charts/bistro/files/crds
+	hack/chart-values --check charts/bistro
 	hack/digest --check $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
 
 fmt: ## Format the code
@@ -126,6 +152,14 @@ bench-join: ## How long a node takes that joins 200 windows late, and what it do
 
 bench-churn: ## 200 random kills over miners, validators and averager (KILLS=200 SEED=1)
 	$(BENCH) bench_churn
+
+PEERS := $(CACHE)/peers
+# N=200 ROUNDS=1 IDLE=60 TRIALS=20 SUBJECTS="floor crbase bistro kuberay" WHAT="idle drift handover"
+bench-operator: build peers ## The operator beside two others: time, writes, memory (N=200 ROUNDS=1 IDLE=60)
+	BISTRO_PEERS=$(PEERS) $(BENCH) bench_operator
+
+peers: ## Build the operators that bench-operator compares with (6 minutes once)
+	hack/peers/build $(PEERS)
 
 soak: ## Outages of five minutes of chain, bucket, clock and disk (OUTAGE_SECONDS=300)
 	$(BENCH) soak

@@ -16,6 +16,8 @@ pub mod condition {
     pub const CHAIN_REACHABLE: &str = "ChainReachable";
     /// Every node's last request to the bucket was answered.
     pub const BUCKET_REACHABLE: &str = "BucketReachable";
+    /// A machine took pods with it that nobody may replace before somebody made sure that it is off.
+    pub const NODE_LOST: &str = "NodeLost";
 }
 
 /// Why a condition has its status.
@@ -28,6 +30,24 @@ pub mod reason {
     pub const ROLLING_OUT: &str = "RollingOut";
     /// The children are what the resource asks for.
     pub const SETTLED: &str = "Settled";
+    /// A child could not be written; the message has the API server's answer.
+    pub const APPLY_FAILED: &str = "ApplyFailed";
+    /// The annotation `bistro.dev/paused: "true"` keeps the operator from writing children.
+    pub const PAUSED: &str = "Paused";
+    /// No pod is wanted: `spec.replicas` is 0.
+    pub const SCALED_TO_ZERO: &str = "ScaledToZero";
+    /// No machine has room for a pod; the message has the scheduler's words.
+    pub const UNSCHEDULABLE: &str = "Unschedulable";
+    /// The image of a pod cannot be pulled.
+    pub const IMAGE_NOT_PULLED: &str = "ImageNotPulled";
+    /// A pod's worker ends again and again; the message has its last line.
+    pub const WORKER_FAILING: &str = "WorkerFailing";
+    /// A pod is past its grace period on a machine that does not answer.
+    pub const MACHINE_SILENT: &str = "MachineSilent";
+    /// Every pod's machine answers.
+    pub const MACHINES_ANSWER: &str = "MachinesAnswer";
+    /// The Subnet's settings can be used.
+    pub const VALID: &str = "Valid";
     /// `spec.suspend` is set.
     pub const SUSPENDED: &str = "Suspended";
     /// `spec.suspend` is not set.

@@ -52,10 +52,18 @@ macro_rules! node_resource {
             printcolumn(name = "Wanted", type_ = "integer", json_path = ".spec.replicas"),
             printcolumn(name = "Ready", type_ = "integer", json_path = ".status.readyReplicas"),
             printcolumn(name = "Window", type_ = "integer", json_path = ".status.window"),
+            printcolumn(name = "Loss", type_ = "string", json_path = ".status.loss"),
+            printcolumn(name = "Score", type_ = "string", json_path = ".status.score"),
+            printcolumn(name = "Incentive", type_ = "string", json_path = ".status.incentive"),
             printcolumn(
                 name = "Healthy",
                 type_ = "string",
                 json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+            ),
+            printcolumn(
+                name = "Reason",
+                type_ = "string",
+                json_path = ".status.conditions[?(@.type==\"Ready\")].reason"
             ),
             printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
             printcolumn(
@@ -232,6 +240,15 @@ pub struct WorkloadStatus {
     /// Latest window that a node reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u64>,
+    /// Held-out loss of the latest base that a node reported, in nats per token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<String>,
+    /// Mean of its nodes' scores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub score: Option<String>,
+    /// Sum of its nodes' shares of the chain's incentive, 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incentive: Option<String>,
     /// What each node reports, least healthy first, at most 64.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
@@ -240,7 +257,7 @@ pub struct WorkloadStatus {
     /// Nodes that there are, including those that `nodes` has no room for.
     #[serde(default)]
     pub nodes_total: u32,
-    /// `Ready`, `Progressing`, `Suspended`, `Registered`, `ChainReachable` and `BucketReachable`.
+    /// `Ready`, `Progressing`, `Suspended`, `Registered`, `ChainReachable`, `BucketReachable`, and `NodeLost` once there was one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::{crds, manifests, up};
+use crate::{controller, crds, manifests, up};
 
 /// Incentivised, decentralised training on Kubernetes.
 #[derive(Debug, Parser)]
@@ -30,6 +30,8 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
+    /// Run in a cluster: make pods of its Miner, Validator and Averager resources
+    Operator(controller::Arguments),
     /// Run resources as processes of this machine, by the same pod contract as a cluster
     Up(up::Arguments),
     /// Check files with resources without running them
@@ -72,6 +74,7 @@ impl Cli {
     /// Runs the command. Errors go to standard error, one line each; 2 means that the input is wrong.
     pub fn run(self) -> ExitCode {
         match self.command {
+            CliCommand::Operator(arguments) => controller::run(&arguments),
             CliCommand::Up(arguments) => up::run(arguments),
             CliCommand::Check { file } => check(&file),
             CliCommand::Crds(arguments) => write_crds(&arguments),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
-use super::Validated;
+use super::{Validated, ValidatedSubnet};
 use crate::role;
 
 /// Annotation of the pods with the digest of their settings: a change rolls them.
@@ -37,6 +37,28 @@ pub fn child(validated: &Validated) -> ObjectMeta {
         name: Some(validated.child_name()),
         namespace: Some(validated.namespace.clone()),
         labels: Some(all_labels(validated)),
+        owner_references: validated.owner.clone().map(|owner| vec![owner]),
+        ..ObjectMeta::default()
+    }
+}
+
+/// Labels that select all pods of a Subnet.
+pub fn pods_of_subnet(subnet: &str) -> BTreeMap<String, String> {
+    labels([("app.kubernetes.io/name", "bistro"), ("bistro.dev/subnet", subnet)])
+}
+
+/// Metadata of every child of a Subnet, which is named `subnet-<name>`.
+pub fn subnet_child(validated: &ValidatedSubnet) -> ObjectMeta {
+    let mut all = pods_of_subnet(&validated.name);
+    all.extend(labels([
+        ("app.kubernetes.io/component", "subnet"),
+        ("app.kubernetes.io/instance", &validated.name),
+        ("app.kubernetes.io/managed-by", "bistro"),
+    ]));
+    ObjectMeta {
+        name: Some(format!("subnet-{}", validated.name)),
+        namespace: Some(validated.namespace.clone()),
+        labels: Some(all),
         owner_references: validated.owner.clone().map(|owner| vec![owner]),
         ..ObjectMeta::default()
     }

@@ -5,21 +5,27 @@
 
 mod config_map;
 pub mod contract;
+mod environment;
 mod metadata;
+mod network_policy;
 mod pod;
 mod pod_disruption_budget;
 mod service;
 mod stateful_set;
+mod subnet;
 mod template;
 mod validate;
 
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, Service},
+    networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
 };
 
-pub use validate::{Environment, Invalid, Validated, validate};
+pub use environment::{Environment, proxy_variables};
+pub use subnet::{ValidatedSubnet, validate_subnet};
+pub use validate::{Invalid, Validated, validate};
 
 /// Everything that a resource needs in the cluster.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,4 +48,16 @@ pub fn build(validated: &Validated) -> Children {
         pod_disruption_budget: pod_disruption_budget::build(validated),
         stateful_set: stateful_set::build(validated),
     }
+}
+
+/// Everything that a Subnet needs in the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubnetChildren {
+    /// Bounds what the subnet's pods may reach and who may reach them; absent where the installation wants none.
+    pub network_policy: Option<NetworkPolicy>,
+}
+
+/// The objects for a Subnet.
+pub fn build_subnet(validated: &ValidatedSubnet) -> SubnetChildren {
+    SubnetChildren { network_policy: network_policy::build(validated) }
 }

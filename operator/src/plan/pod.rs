@@ -92,7 +92,7 @@ fn probe(path: &str) -> Probe {
     }
 }
 
-/// The six variables of the contract, then those of the resource (which cannot be named `BISTRO_`).
+/// The six variables of the contract, the proxies, then those of the resource (which cannot be named `BISTRO_`).
 fn environment(validated: &Validated) -> Vec<EnvVar> {
     let literal = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
     let from = |name: &str, source| EnvVar { name: name.to_owned(), value: None, value_from: Some(source) };
@@ -120,8 +120,16 @@ fn environment(validated: &Validated) -> Vec<EnvVar> {
         from(contract::THREADS, threads),
         from(contract::ORDINAL, ordinal),
     ];
+    all.extend(proxies(validated));
     all.extend(validated.pod.env.iter().cloned());
     all
+}
+
+/// The operator's proxies, except those that the resource sets, in whatever spelling.
+fn proxies(validated: &Validated) -> impl Iterator<Item = EnvVar> {
+    let is_set = |name: &str| validated.pod.env.iter().any(|variable| variable.name.eq_ignore_ascii_case(name));
+    let kept = validated.proxy.iter().filter(move |(name, _)| !is_set(name));
+    kept.map(|(name, value)| EnvVar { name: name.clone(), value: Some(value.clone()), value_from: None })
 }
 
 /// Name of the Secret and folder below [`contract::SECRETS_FOLDER`], which is also the volume's name.

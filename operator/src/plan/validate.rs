@@ -12,15 +12,8 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::template;
+use super::{Environment, template};
 use crate::role;
-
-/// What the operator was installed with.
-#[derive(Clone, Debug)]
-pub struct Environment {
-    /// Image of the worker where a resource names none.
-    pub image: String,
-}
 
 /// A resource that passed its schema but cannot be turned into pods.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +62,8 @@ pub struct Validated {
     pub pod: Pod,
     /// A partial template that is merged last.
     pub template: Option<PodTemplateSpec>,
+    /// Proxy variables of the operator, for the pods too.
+    pub proxy: Vec<(String, String)>,
 }
 
 impl Validated {
@@ -85,31 +80,39 @@ pub fn validate<K: Node>(resource: &K, subnet: &Subnet, environment: &Environmen
         resource.workload().clone();
     let namespace = resource.namespace().unwrap_or_else(|| "default".to_owned());
     let replicas = if suspend { 0 } else { replicas };
+    let default_gpu = || Gpu { count: role::spec(K::ROLE).default_gpus, resource_name: NVIDIA_GPU.to_owned() };
+    let gpu = gpu.unwrap_or_else(default_gpu);
     Ok(Validated {
         role: K::ROLE,
         name: resource.name_any(),
         owner: resource.controller_owner_ref(&()),
         replicas: i32::try_from(replicas).map_err(|_| Invalid::new("spec.replicas", "is too large"))?,
-        image: image.unwrap_or_else(|| environment.image.clone()),
+        image: image.unwrap_or_else(|| environment.image_for(&gpu).to_owned()),
         settings: settings(&namespace, &resource.name_any(), subnet, wallet.dev)?,
-        gpu: gpu
-            .unwrap_or_else(|| Gpu { count: role::spec(K::ROLE).default_gpus, resource_name: NVIDIA_GPU.to_owned() }),
+        gpu,
         resources,
         storage,
         wallet_secret: wallet.secret_ref.map(|secret| secret.name),
         bucket_secret: bucket.credentials_secret_ref.map(|secret| secret.name),
         pod,
         template: template.map(template::parse).transpose()?,
+        proxy: environment.proxy.clone(),
         namespace,
     })
 }
 
-fn settings(namespace: &str, name: &str, subnet: &Subnet, dev_wallet: bool) -> Result<Settings, Invalid> {
-    let spec = subnet.spec.clone();
-    if spec.run.schedule.train_blocks().is_none() {
+/// The one rule of a schedule that its schema cannot say.
+pub(super) fn check_schedule(subnet: &Subnet) -> Result<(), Invalid> {
+    if subnet.spec.run.schedule.train_blocks().is_none() {
         let message = format!("the phases leave fewer than {MIN_PHASE_BLOCKS} blocks for training: raise windowBlocks");
         return Err(Invalid::new("spec.run.schedule", message));
     }
+    Ok(())
+}
+
+fn settings(namespace: &str, name: &str, subnet: &Subnet, dev_wallet: bool) -> Result<Settings, Invalid> {
+    check_schedule(subnet)?;
+    let spec = subnet.spec.clone();
     Ok(Settings {
         namespace: namespace.to_owned(),
         name: name.to_owned(),

@@ -25,7 +25,6 @@ mod state;
 mod styled;
 pub mod summary;
 mod supervisor;
-mod text;
 
 use std::{
     path::PathBuf,
@@ -38,6 +37,7 @@ use clap::Args;
 use crate::{
     cli::{beside_this, one_line},
     manifests::{self, Problems},
+    text,
 };
 
 /// Arguments of `bistro up`.

@@ -142,7 +142,7 @@ impl Planner<'_> {
             let message = missing("Subnet", wanted, names.iter().map(String::as_str));
             return self.refuse(file, &resource, "spec.subnetRef.name", message);
         };
-        match plan::validate(object, &subnet.object, &Environment { image: LOCAL_IMAGE.to_owned() }) {
+        match plan::validate(object, &subnet.object, &Environment::local(LOCAL_IMAGE)) {
             Ok(validated) => {
                 self.secret(file, &resource, "spec.wallet.secretRef.name", validated.wallet_secret.as_deref());
                 let field = "spec.bucket.credentialsSecretRef.name";

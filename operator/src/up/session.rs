@@ -25,12 +25,12 @@ use super::{
     frame::Heading,
     network::{self, Network},
     pod::{LocalPod, Renderer},
-    poll::{Addresses, PollError, keep_asking},
+    poll::{Addresses, keep_asking},
     state::StateFolder,
     summary,
     supervisor::{Event, Supervisor, Wanted},
 };
-use crate::{manifests::Manifests, plan::contract};
+use crate::{ask::PollError, manifests::Manifests, plan::contract};
 
 /// First and longest wait before a process starts again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));

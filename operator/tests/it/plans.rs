@@ -15,7 +15,7 @@ fn typed<T: DeserializeOwned>(value: Value) -> T {
 }
 
 fn validate<K: Node>(resource: Value) -> Result<plan::Validated, plan::Invalid> {
-    let environment = Environment { image: "registry.example/bistro-worker:1".to_owned() };
+    let environment = Environment::local("registry.example/bistro-worker:1");
     plan::validate(&typed::<K>(resource), &typed::<Subnet>(subnet()), &environment)
 }
 

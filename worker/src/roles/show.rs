@@ -1,5 +1,6 @@
 //! What the chain says of this node, in the background: block, window, uid, weight, incentive.
 
+use bistro_api::Role;
 use bistro_protocol::clock::Clock;
 
 use crate::{
@@ -7,7 +8,7 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// Questions per window; each costs three requests.
+/// Questions per window; each costs three requests, a validator's four.
 const PER_WINDOW: u64 = 8;
 
 /// What the background task needs of a node.
@@ -57,6 +58,11 @@ async fn ask(shown: &Shown, at: [u8; 32]) -> Result<(), Error> {
         let all = shown.chain.incentive(shown.netuid, at).await?;
         incentive = Some(f64::from(all.get(usize::from(uid)).copied().unwrap_or(0)) / f64::from(u16::MAX));
         weight = Some(mean_share(&shown.chain.weights(shown.netuid, at).await?, uid));
+        if shown.telemetry.status.read().role == Role::Validator {
+            let updated = shown.chain.last_update(shown.netuid, at).await?;
+            let block = updated.get(usize::from(uid)).copied().unwrap_or(0);
+            shown.telemetry.metrics.weights_set_in(shown.clock.window_of(block));
+        }
     }
     shown.telemetry.metrics.incentive.set(incentive.unwrap_or(0.0));
     shown.telemetry.status.update(|status| (status.uid, status.incentive, status.weight) = (uid, incentive, weight));

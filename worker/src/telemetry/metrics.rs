@@ -4,20 +4,25 @@
 
 use bistro_api::{NodeStatus, status::Scored};
 use prometheus::{
-    Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+    Encoder, Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector,
 };
 
 /// All metrics of a worker. Clones count into the same.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
+    /// Which node this is.
+    node_info: IntGaugeVec,
+    /// Whether chain and bucket answered last time.
+    reachable: IntGaugeVec,
     /// Latest finalised block.
     pub block: IntGauge,
     /// Window of that block.
     pub window: IntGauge,
     /// Seconds of the last pass through each phase.
     pub phase_seconds: GaugeVec,
-    /// Training loss, nats per token.
+    /// Loss of the base on the held-out pages, nats per token.
     pub loss: Gauge,
     /// Tokens trained on.
     pub tokens: IntCounter,
@@ -35,6 +40,8 @@ pub struct Metrics {
     pub score_average: GaugeVec,
     /// Share of this validator's weights of each miner.
     pub weight: GaugeVec,
+    /// Window of this validator's latest weights on the chain; without a value until the chain was asked.
+    weights_window: IntGaugeVec,
     /// Difference of the latest recomputed score from the record of each other validator.
     pub record_difference: GaugeVec,
     /// Records of each other validator that cannot be recomputed.
@@ -76,6 +83,20 @@ impl Metrics {
     pub fn new() -> Self {
         let registry = Registry::new();
         let metrics = Self {
+            node_info: known(IntGaugeVec::new(
+                Opts::new(
+                    "bistro_node_info",
+                    "Always 1: uid and hotkey of this node, to join with its other metrics. No uid: not registered.",
+                ),
+                &["uid", "hotkey"],
+            )),
+            reachable: known(IntGaugeVec::new(
+                Opts::new(
+                    "bistro_reachable",
+                    "1 while the service (chain or bucket) answers, even with a refusal; 0 since a request went unanswered.",
+                ),
+                &["service"],
+            )),
             block: known(IntGauge::new(
                 "bistro_block",
                 "Latest finalised block that this node saw. It stands still when the chain or the connection does.",
@@ -94,7 +115,8 @@ impl Metrics {
             )),
             loss: known(Gauge::new(
                 "bistro_loss",
-                "Training loss of this node's latest step in nats per token. An untrained model starts near ln(vocabulary).",
+                "Loss of this node's base on the held-out pages in nats per token; 0 until it was measured. An untrained \
+                 model starts near ln(vocabulary).",
             )),
             tokens: known(IntCounter::new(
                 "bistro_tokens_total",
@@ -126,6 +148,13 @@ impl Metrics {
                 "bistro_weight",
                 "Share of this validator's weights that each miner gets, 0 to 1.",
             )),
+            weights_window: known(IntGaugeVec::new(
+                Opts::new(
+                    "bistro_weights_window",
+                    "Window of the block in which the chain last took weights of this validator, or registered it.",
+                ),
+                &[],
+            )),
             record_difference: known(GaugeVec::new(
                 Opts::new(
                     "bistro_record_difference",
@@ -144,7 +173,7 @@ impl Metrics {
             )),
             incentive: known(Gauge::new(
                 "bistro_incentive",
-                "Incentive that the chain pays to this node, as a share of the largest, 0 to 1.",
+                "Share of the subnet's incentive that the chain pays to this node, 0 to 1.",
             )),
             windows_behind: known(IntGauge::new(
                 "bistro_windows_behind",
@@ -194,6 +223,11 @@ impl Metrics {
         }
     }
 
+    /// Shows the window in which the chain last took weights of this validator.
+    pub fn weights_set_in(&self, window: u64) {
+        self.weights_window.with_label_values::<&str>(&[]).set(as_gauge(window));
+    }
+
     /// The text of `/metrics`, with what the status knows and no loop needs to count twice.
     pub fn render(&self, status: &NodeStatus) -> String {
         if let Some(block) = status.block {
@@ -208,6 +242,16 @@ impl Metrics {
         if let Some(incentive) = status.incentive {
             self.incentive.set(incentive);
         }
+        for (service, state) in [("chain", &status.chain), ("bucket", &status.bucket)] {
+            // Neither 0 nor 1 before the first request.
+            if state.since.is_some() {
+                self.reachable.with_label_values(&[service]).set(i64::from(state.reachable));
+            }
+        }
+        let uid = status.uid.map_or_else(String::new, |uid| uid.to_string());
+        // A node has one identity at a time.
+        self.node_info.reset();
+        self.node_info.with_label_values(&[uid.as_str(), status.hotkey.as_deref().unwrap_or_default()]).set(1);
         let mut text = Vec::new();
         // Writing to memory fails for malformed metrics only, and those were refused when they were registered.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
@@ -217,6 +261,8 @@ impl Metrics {
     fn register(&self) {
         let Self {
             registry: _,
+            node_info,
+            reachable,
             block,
             window,
             phase_seconds,
@@ -229,6 +275,7 @@ impl Metrics {
             score,
             score_average,
             weight,
+            weights_window,
             record_difference,
             record_faults,
             incentive,
@@ -236,6 +283,8 @@ impl Metrics {
             bucket_requests,
             chain_requests,
         } = self;
+        self.add(node_info);
+        self.add(reachable);
         self.add(block);
         self.add(window);
         self.add(phase_seconds);
@@ -248,6 +297,7 @@ impl Metrics {
         self.add(score);
         self.add(score_average);
         self.add(weight);
+        self.add(weights_window);
         self.add(record_difference);
         self.add(record_faults);
         self.add(incentive);

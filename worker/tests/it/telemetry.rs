@@ -85,7 +85,10 @@ async fn metrics_have_the_names_that_dashboards_use() {
     telemetry.metrics.bucket_requests.with_label_values(&["get", "absent"]).inc();
     telemetry.phase(Phase::Scoring);
     telemetry.phase(Phase::Waiting);
+    telemetry.metrics.weights_set_in(9);
+    telemetry.chain(Err("down".into()));
     telemetry.status.update(|s| (s.block, s.window, s.base_window) = (Some(481), Some(12), Some(10)));
+    telemetry.status.update(|s| (s.uid, s.hotkey) = (Some(4), Some("5Self".into())));
     let (code, text) = get(server.address, "/metrics").await;
     assert_eq!(code, 200);
     for line in [
@@ -102,6 +105,9 @@ async fn metrics_have_the_names_that_dashboards_use() {
         "bistro_score{hotkey=\"5New\",uid=\"3\"} 0.5",
         "bistro_score_average{hotkey=\"5New\",uid=\"3\"} 0.9",
         "bistro_weight{hotkey=\"5New\",uid=\"3\"} 0.25",
+        "bistro_weights_window 9",
+        "bistro_reachable{service=\"chain\"} 0",
+        "bistro_node_info{hotkey=\"5Self\",uid=\"4\"} 1",
         "bistro_incentive 0",
         "bistro_bucket_requests_total{op=\"get\",outcome=\"absent\"} 1",
         "bistro_chain_requests_total{method=\"state_call\",outcome=\"ok\"} 1",
@@ -110,4 +116,5 @@ async fn metrics_have_the_names_that_dashboards_use() {
         assert!(text.contains(line), "{line} is missing in\n{text}");
     }
     assert!(!text.contains("5Old"), "a miner that is gone is not shown");
+    assert!(!text.contains("service=\"bucket\""), "nothing is said of a service that was not asked yet");
 }

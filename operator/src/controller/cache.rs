@@ -1,0 +1,373 @@
+//! All that the operator knows of the cluster, as its watches told it; read by every pass, written by the watches and by
+//! what the operator itself just wrote.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bistro_api::{Averager, Miner, Subnet, Validator};
+use tokio::time::Instant;
+
+use super::{
+    child::{Child, ChildKind},
+    key::{Key, Kind, Watched},
+    pod::{PodState, Report},
+};
+
+/// The cache.
+#[derive(Debug, Default)]
+pub struct Cache {
+    state: Mutex<State>,
+}
+
+/// What is in it.
+#[derive(Debug, Default)]
+pub struct State {
+    subnets: HashMap<Key, Held<Subnet>>,
+    miners: HashMap<Key, Held<Miner>>,
+    validators: HashMap<Key, Held<Validator>>,
+    averagers: HashMap<Key, Held<Averager>>,
+    /// Children by owner; few each, so a list.
+    pub children: HashMap<Key, Vec<(ChildKind, Child)>>,
+    /// Pods by owner and number.
+    pub pods: HashMap<Key, BTreeMap<u32, PodRecord>>,
+    /// What was built and written for each resource.
+    pub memories: HashMap<Key, Memory>,
+    /// Pods (owner and number) by the Secret with their hotkeys.
+    pub signers: HashMap<(Box<str>, Box<str>), BTreeSet<(Key, u32)>>,
+    /// Resources by the Subnet that they name.
+    pub users: Index,
+    /// Resources by the Secret with their hotkeys.
+    pub claims: Index,
+    /// Under which names each resource stands in the two above.
+    names: HashMap<Key, Names>,
+}
+
+/// Resources by namespace and name of something that they name.
+pub type Index = HashMap<(Box<str>, Box<str>), BTreeSet<Key>>;
+
+#[derive(Debug, PartialEq, Eq)]
+struct Names {
+    subnet: Box<str>,
+    wallet: Option<Box<str>>,
+}
+
+/// A resource, or why it cannot be read: one that was stored under an older schema must not stop the others.
+pub type Held<K> = Result<Arc<K>, Arc<str>>;
+
+/// A pod and what its node reported.
+#[derive(Clone, Debug)]
+pub struct PodRecord {
+    /// What Kubernetes says.
+    pub state: PodState,
+    /// Why a volume cannot be mounted, from the kubelet's event; until its container starts.
+    pub mount: Option<Box<str>>,
+    /// What the node said last.
+    pub report: Option<Arc<Report>>,
+    /// Why it did not answer the last time.
+    pub silence: Option<Box<str>>,
+}
+
+/// What the operator remembers of its own work on a resource.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// What was built, and from what.
+    pub built: Option<Built>,
+    /// Hash of the status that was written last, and the version that this made.
+    pub status: Option<(u64, u64)>,
+    /// When the status was written last.
+    pub status_at: Option<Instant>,
+    /// Reason and text of the last event.
+    pub event: Option<u64>,
+}
+
+/// Hashes of the children of a resource, valid while nothing that they are made from changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Built {
+    /// Hash over everything that they are made from.
+    pub from: u64,
+    /// What is wanted.
+    pub wanted: Vec<(ChildKind, u64)>,
+}
+
+/// Picks the map of a kind.
+pub trait Stored: Watched + Sized + 'static {
+    /// All resources of the kind.
+    fn all(state: &State) -> &HashMap<Key, Held<Self>>;
+    /// The same to change.
+    fn all_mut(state: &mut State) -> &mut HashMap<Key, Held<Self>>;
+}
+
+macro_rules! stored {
+    ($kind:ident, $field:ident) => {
+        impl Stored for $kind {
+            fn all(state: &State) -> &HashMap<Key, Held<Self>> {
+                &state.$field
+            }
+
+            fn all_mut(state: &mut State) -> &mut HashMap<Key, Held<Self>> {
+                &mut state.$field
+            }
+        }
+    };
+}
+
+stored!(Subnet, subnets);
+stored!(Miner, miners);
+stored!(Validator, validators);
+stored!(Averager, averagers);
+
+impl Cache {
+    /// Exclusive access; held for lookups and changes of a few microseconds, never over an await.
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Puts an object of a child in its place, unless a newer one is known. Says whether its owner has to look at it, and
+    /// whether only its pods changed.
+    pub fn put_child(&mut self, owner: &Key, kind: ChildKind, mut child: Child) -> ChildChange {
+        let children = self.children.entry(owner.clone()).or_default();
+        let known = children.iter_mut().find(|(k, known)| *k == kind && known.name == child.name);
+        let Some((_, known)) = known else {
+            children.push((kind, child));
+            return ChildChange::Content;
+        };
+        if known.uid == child.uid && known.version > child.version {
+            return ChildChange::Nothing;
+        }
+        let content = child.succeeds(known);
+        let rollout = child.rollout != known.rollout;
+        *known = child;
+        match (content, rollout) {
+            (true, _) => ChildChange::Content,
+            (false, true) => ChildChange::Rollout,
+            (false, false) => ChildChange::Nothing,
+        }
+    }
+
+    /// Remembers what the operator just wrote.
+    pub fn wrote_child(&mut self, owner: &Key, kind: ChildKind, child: Child) {
+        let children = self.children.entry(owner.clone()).or_default();
+        match children.iter_mut().find(|(k, known)| *k == kind && known.name == child.name) {
+            Some((_, known)) if known.uid == child.uid && known.version > child.version => {}
+            Some((_, known)) => *known = child,
+            None => children.push((kind, child)),
+        }
+    }
+
+    /// Forgets a child, unless another one of the same name took its place. Says whether it was known.
+    pub fn drop_child(&mut self, owner: &Key, kind: ChildKind, name: &str, uid: &str) -> bool {
+        let Some(children) = self.children.get_mut(owner) else { return false };
+        let before = children.len();
+        children.retain(|(k, child)| !(*k == kind && &*child.name == name && &*child.uid == uid));
+        let dropped = children.len() < before;
+        if children.is_empty() {
+            self.children.remove(owner);
+        }
+        dropped
+    }
+
+    /// Puts a pod in its place. Says whether anything about it changed.
+    pub fn put_pod(&mut self, owner: &Key, ordinal: u32, state: PodState) -> bool {
+        let pods = self.pods.entry(owner.clone()).or_default();
+        let known = pods.remove(&ordinal);
+        if let Some(known) = &known {
+            if known.state.uid == state.uid && known.state.version > state.version {
+                pods.insert(ordinal, known.clone());
+                return false;
+            }
+            sign(&mut self.signers, owner, ordinal, known.state.wallet.as_deref(), false);
+        }
+        sign(&mut self.signers, owner, ordinal, state.wallet.as_deref(), true);
+        let changed = known.as_ref().is_none_or(|known| !known.state.same_as(&state));
+        let same = known.filter(|known| known.state.uid == state.uid);
+        let (mount, report, silence) = match same {
+            Some(known) => (known.mount.filter(|_| !state.running), known.report, known.silence),
+            None => (None, None, None),
+        };
+        pods.insert(ordinal, PodRecord { state, mount, report, silence });
+        changed
+    }
+
+    /// Forgets a pod, unless another one took its place.
+    pub fn drop_pod(&mut self, owner: &Key, ordinal: u32, uid: Option<&str>) -> Option<PodRecord> {
+        let pods = self.pods.get_mut(owner)?;
+        if uid.is_some_and(|uid| pods.get(&ordinal).is_some_and(|pod| &*pod.state.uid != uid)) {
+            return None;
+        }
+        let dropped = pods.remove(&ordinal)?;
+        if pods.is_empty() {
+            self.pods.remove(owner);
+        }
+        sign(&mut self.signers, owner, ordinal, dropped.state.wallet.as_deref(), false);
+        Some(dropped)
+    }
+
+    /// Forgets everything of a resource that is gone, but its children and pods, which have watches of their own.
+    pub fn forget(&mut self, key: &Key) {
+        self.memories.remove(key);
+        self.unindex(key);
+    }
+
+    /// Notes which Subnet and which hotkeys a resource names.
+    pub fn index(&mut self, key: &Key, subnet: &str, wallet: Option<&str>) {
+        let names = Names { subnet: subnet.into(), wallet: wallet.map(Into::into) };
+        if self.names.get(key) == Some(&names) {
+            return;
+        }
+        self.unindex(key);
+        self.users.entry((key.namespace.clone(), names.subnet.clone())).or_default().insert(key.clone());
+        if let Some(wallet) = &names.wallet {
+            self.claims.entry((key.namespace.clone(), wallet.clone())).or_default().insert(key.clone());
+        }
+        self.names.insert(key.clone(), names);
+    }
+
+    /// The Subnet and the wallet Secret that a resource names.
+    pub fn names_of(&self, key: &Key) -> Option<(&str, Option<&str>)> {
+        self.names.get(key).map(|names| (&*names.subnet, names.wallet.as_deref()))
+    }
+
+    fn unindex(&mut self, key: &Key) {
+        let Some(Names { subnet, wallet }) = self.names.remove(key) else { return };
+        remove(&mut self.users, (key.namespace.clone(), subnet), key);
+        if let Some(wallet) = wallet {
+            remove(&mut self.claims, (key.namespace.clone(), wallet), key);
+        }
+    }
+
+    /// All resources of all kinds.
+    pub fn keys(&self) -> Vec<Key> {
+        let nodes = self.miners.keys().chain(self.validators.keys()).chain(self.averagers.keys());
+        self.subnets.keys().chain(nodes).cloned().collect()
+    }
+
+    /// When a resource was made, in Unix seconds; one that is unknown comes last.
+    pub fn created(&self, key: &Key) -> i64 {
+        fn of<K: kube::Resource>(held: Option<&Held<K>>) -> i64 {
+            let made = held.and_then(|held| held.as_ref().ok()?.meta().creation_timestamp.clone());
+            made.map_or(i64::MAX, |time| time.0.as_second())
+        }
+        match key.kind {
+            Kind::Subnet => of(self.subnets.get(key)),
+            Kind::Miner => of(self.miners.get(key)),
+            Kind::Validator => of(self.validators.get(key)),
+            Kind::Averager => of(self.averagers.get(key)),
+        }
+    }
+
+    /// Number of resources of a kind, and of the ready ones.
+    pub fn count(&self, kind: Kind) -> (usize, usize) {
+        fn ready(conditions: Option<&Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>>) -> bool {
+            conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+        }
+        macro_rules! count {
+            ($map:expr) => {{
+                let ready = $map.values().flatten().filter(|k| ready(k.status.as_ref().map(|s| &s.conditions)));
+                ($map.len(), ready.count())
+            }};
+        }
+        match kind {
+            Kind::Subnet => count!(self.subnets),
+            Kind::Miner => count!(self.miners),
+            Kind::Validator => count!(self.validators),
+            Kind::Averager => count!(self.averagers),
+        }
+    }
+}
+
+fn sign(
+    signers: &mut HashMap<(Box<str>, Box<str>), BTreeSet<(Key, u32)>>,
+    owner: &Key,
+    ordinal: u32,
+    wallet: Option<&str>,
+    add: bool,
+) {
+    let Some(wallet) = wallet else { return };
+    let under = (owner.namespace.clone(), Box::from(wallet));
+    let pods = signers.entry(under.clone()).or_default();
+    if add {
+        pods.insert((owner.clone(), ordinal));
+    } else {
+        pods.remove(&(owner.clone(), ordinal));
+    }
+    if pods.is_empty() {
+        signers.remove(&under);
+    }
+}
+
+fn remove(index: &mut Index, under: (Box<str>, Box<str>), key: &Key) {
+    if let Some(keys) = index.get_mut(&under) {
+        keys.remove(key);
+        if keys.is_empty() {
+            index.remove(&under);
+        }
+    }
+}
+
+/// What a watch found out about a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildChange {
+    /// Nothing that matters.
+    Nothing,
+    /// Its pods came or went.
+    Rollout,
+    /// It is new, or not what it was.
+    Content,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::controller::{child::Wanted, seen::Object};
+
+    fn object(uid: &str, version: u64, value: u32) -> Object {
+        let object = json!({
+            "metadata": {"name": "miner-m", "namespace": "ns", "uid": uid, "resourceVersion": version.to_string()},
+            "data": {"value": value},
+        });
+        serde_json::from_str(&object.to_string()).expect("an object")
+    }
+
+    fn child(uid: &str, version: u64, value: u32) -> Child {
+        Child::seen(ChildKind::ConfigMap, &object(uid, version, value))
+    }
+
+    #[test]
+    fn an_event_from_before_our_own_write_changes_nothing() {
+        let (mut state, key) = (State::default(), Key::new(Kind::Miner, "ns", "m"));
+        assert_eq!(state.put_child(&key, ChildKind::ConfigMap, child("a", 5, 1)), ChildChange::Content);
+        let wanted = Wanted::new(ChildKind::ConfigMap, &json!({"data": {"value": 2}})).expect("JSON");
+        let written = Child::written(&object("a", 7, 2), &wanted);
+        state.wrote_child(&key, ChildKind::ConfigMap, written);
+        assert_eq!(state.put_child(&key, ChildKind::ConfigMap, child("a", 6, 1)), ChildChange::Nothing);
+        assert_eq!(state.put_child(&key, ChildKind::ConfigMap, child("a", 7, 2)), ChildChange::Nothing);
+        assert_eq!(state.put_child(&key, ChildKind::ConfigMap, child("a", 8, 3)), ChildChange::Content);
+    }
+
+    #[test]
+    fn the_deletion_of_an_earlier_child_does_not_touch_the_one_that_took_its_name() {
+        let (mut state, key) = (State::default(), Key::new(Kind::Miner, "ns", "m"));
+        state.put_child(&key, ChildKind::ConfigMap, child("b", 9, 1));
+        assert!(!state.drop_child(&key, ChildKind::ConfigMap, "miner-m", "a"));
+        assert!(state.drop_child(&key, ChildKind::ConfigMap, "miner-m", "b"));
+        assert!(state.children.is_empty());
+    }
+
+    #[test]
+    fn a_resource_stands_under_the_wallet_that_it_names_now() {
+        let (mut state, key) = (State::default(), Key::new(Kind::Miner, "ns", "m"));
+        state.index(&key, "demo", Some("one"));
+        state.index(&key, "demo", Some("two"));
+        assert_eq!(state.claims.keys().map(|(_, secret)| &**secret).collect::<Vec<_>>(), ["two"]);
+        state.index(&key, "demo", None);
+        assert!(state.claims.is_empty() && state.users.len() == 1);
+        state.forget(&key);
+        assert!(state.users.is_empty());
+    }
+}

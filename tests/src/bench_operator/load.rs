@@ -1,0 +1,94 @@
+//! Creates resources and watches what becomes of them.
+
+use std::{
+    collections::HashSet,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, TryStreamExt, stream};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PostParams},
+    runtime::{WatchStreamExt, watcher},
+};
+
+use super::subject::Subject;
+
+/// Creators at once.
+const CREATORS: usize = 32;
+/// Longest time that the slowest may take for one resource, besides a start of two minutes.
+const SLOWEST: Duration = Duration::from_millis(300);
+
+/// Name of the resource with this number.
+pub fn name(number: usize) -> String {
+    format!("b{number:05}")
+}
+
+/// Objects of a kind in the namespace.
+pub fn api(client: &Client, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), namespace, resource)
+}
+
+/// Creates `count` resources and waits until all are ready: how long that took. `watching` and `creating` share no
+/// connection.
+pub async fn until_all_ready(
+    subject: &Subject,
+    creating: &Client,
+    watching: &Client,
+    namespace: &str,
+    count: usize,
+) -> Duration {
+    let limit = Duration::from_secs(120) + SLOWEST * u32::try_from(count).expect("a number of resources");
+    let watched = api(watching, namespace, &subject.resource);
+    let began = Instant::now();
+    let (created, ready) = tokio::join!(
+        tokio::time::timeout(limit, create(subject, creating, namespace, count)),
+        tokio::time::timeout(limit, all_ready(subject, watched, count)),
+    );
+    created.expect("resources can be created");
+    let Ok(at) = ready else { panic!("{} is not ready after {limit:?}", subject.name) };
+    at - began
+}
+
+async fn create(subject: &Subject, client: &Client, namespace: &str, count: usize) {
+    let one = async |number| {
+        for object in (subject.objects)(&name(number)) {
+            let object: DynamicObject = serde_json::from_value(object).expect("an object");
+            let types = object.types.clone().expect("it names its kind");
+            let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(types).expect("group/version"));
+            api(client, namespace, &resource).create(&PostParams::default(), &object).await?;
+        }
+        Ok::<(), kube::Error>(())
+    };
+    let all = stream::iter(0..count).map(one).buffer_unordered(CREATORS);
+    all.try_collect::<Vec<()>>().await.expect("everything can be created");
+}
+
+/// When the last was ready.
+async fn all_ready(subject: &Subject, watched: Api<DynamicObject>, count: usize) -> Instant {
+    // It lists once, and goes on from there when the API server closes a watch that is read too slowly.
+    let mut changed = pin!(watcher(watched, watcher::Config::default()).default_backoff().applied_objects());
+    let mut ready = HashSet::new();
+    while ready.len() < count {
+        let object = changed.next().await.expect("a watch never ends");
+        // What was lost is listed again.
+        if let Ok(object) = object
+            && (subject.ready)(&object.data)
+        {
+            ready.insert(object.name_any());
+        }
+    }
+    Instant::now()
+}
+
+/// Fails unless there is exactly what `count` resources need: nobody saves time by making less.
+pub async fn check_children(subject: &Subject, client: &Client, namespace: &str, count: usize) {
+    for child in &subject.children {
+        let all = api(client, namespace, &child.resource).list_metadata(&ListParams::default()).await;
+        let mut found = all.expect("they can be listed").items;
+        // Every namespace has one.
+        found.retain(|object| object.name_any() != "kube-root-ca.crt");
+        assert_eq!(found.len(), count * child.count, "{}: {}", subject.name, child.resource.plural);
+    }
+}
