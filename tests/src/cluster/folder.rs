@@ -7,9 +7,12 @@ use std::{
 };
 
 /// Waits for the end of standard input, which comes when this process ends, and clears up. Whatever still writes into
-/// the folder is being ended at that moment, so one attempt may not be enough. The control groups of a node go with it.
+/// the folder is being ended at that moment, so one attempt may not be enough. The control groups of a node go with it,
+/// and the interface, which would stay until the last connection over it is given up.
 const CLEAR: &str = r#"
+PATH=$PATH:/usr/sbin:/sbin
 read -r _
+[ ! -f "$1/interface" ] || ip link delete "$(cat "$1/interface")" 2>/dev/null
 for _ in $(seq 100); do
     for group in /sys/fs/cgroup/"$2" /sys/fs/cgroup/*/"$2"; do
         [ -d "$group" ] && find "$group" -depth -type d -exec rmdir {} + 2>/dev/null

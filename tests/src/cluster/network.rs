@@ -18,8 +18,15 @@ use super::{
     tools::{Tools, on_path},
 };
 
-/// What the first process of the namespaces does: mounts that a pod shares with its node must not reach the host.
-const INIT: &str = r#"mount --make-rshared / && exec "$0""#;
+/// What the first process of the namespaces does. Mounts that a pod shares with its node must not reach the host, and
+/// what containerd, kubelet and plugins write where they always write must not stay there.
+const INIT: &str = r#"
+mount --make-rshared / || exit
+for folder in /run /var/lib /var/log; do mount -t tmpfs node "$folder" || exit; done
+exec "$0"
+"#;
+/// File of the folder that names this machine's interface, for whoever clears up.
+const INTERFACE: &str = "interface";
 /// Longest wait for the first process, at either end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -43,6 +50,7 @@ impl Network {
         let init = wait_for_init(&holder);
         let mut network = Self { holder, init, number: 0 };
         network.number = network.lay_cable();
+        fs::write(folder.join(INTERFACE), network.interface()).expect("the folder takes a file");
         network.connect();
         network
     }

@@ -186,7 +186,7 @@ fn kube_proxy(site: &Site, network: &Network) -> Daemon {
     });
     let settings = site.write("kube-proxy.json", &settings.to_string());
     let program = site.tools.path("kube-proxy").into();
-    daemon("kube-proxy", site, network.enter_network(), program, &[("--config", settings.into_os_string())])
+    daemon("kube-proxy", site, network.enter_node(), program, &[("--config", settings.into_os_string())])
 }
 
 fn coredns(site: &Site, network: &Network) -> Daemon {

@@ -108,9 +108,9 @@ async fn e2e_from_helm_install_to_scores_and_back_to_nothing() {
     leaves_nothing(&product).await;
 }
 
-/// Half a second a block: windows of 20 seconds, which two cores keep up with.
+/// Blocks of a second: in windows of 40 seconds two cores have time to train four miners beside a whole Kubernetes.
 const VALUES: [&str; 5] = [
-    "--set=devnet.enabled=true,devnet.blockTime=500ms",
+    "--set=devnet.enabled=true,devnet.blockTime=1s",
     "--set=crds.keep=false",
     "--set=pollInterval=5s",
     "--set=serviceMonitor.enabled=true,podMonitor.enabled=true,prometheusRule.enabled=true",
