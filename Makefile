@@ -50,8 +50,8 @@ node-tools: kube-tools ## Build and install what a real node needs besides (2 mi
 	@hack/kube/packages
 
 # One at a time: each has the node's GPUs and the machine's cores to itself.
-e2e: node-tools ## Real pods on a real node of this machine (needs root and containers)
-	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 e2e_
+e2e: node-tools images ## The chart, the operator and a subnet on a real node of this machine (needs root)
+	BISTRO_IMAGES=$(IMAGES) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 e2e_
 
 test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact: for one)
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture a_million_inputs
