@@ -117,11 +117,12 @@ fn keeps_spelling(digits: &str, fraction: &str, format: Format, exponent: i32, m
 /// `mantissa * 10^exponent` (a whole number of bytes, unless the exponent is negative).
 fn binary(mantissa: i128, exponent: i32) -> Option<String> {
     let unit = 10_i128.checked_pow(exponent.unsigned_abs())?;
+    let mantissa = mantissa.min(MAX_BINARY.checked_mul(unit)?);
     // Small or broken numbers lose precision with a binary suffix.
     if mantissa < 1024 * unit || mantissa % unit != 0 {
         return decimal(mantissa, exponent, Format::Decimal);
     }
-    let mut bytes = (mantissa / unit).min(MAX_BINARY);
+    let mut bytes = mantissa / unit;
     let mut power = 0;
     while bytes % 1024 == 0 && power + 1 < BINARY.len() {
         bytes /= 1024;
@@ -174,7 +175,7 @@ mod tests {
             0.1Gi 107374182400m|16Gi 16Gi|64Gi 64Gi|1024Gi 1Ti|500G 500G|1024Ti 1Pi|7Ei 7Ei|9Ei 9223372036854775807
             0.0001 100u|1n 1n|0.1n 1n|1000u 1m|0Gi 0|00.5 500m|05 05|+5Gi +5Gi|1.Gi 1.Gi|.5 500m|128974848 128974848
             129e6 129e6|0.001Ki 1024m|0.5Ki 512|1023.5Ki 1048064|1.25Ti 1280Gi|3.3Gi 3543348019200m|1000P 1E|1E 1E
-            147.5E2 14750|5000.0703n 5001n";
+            147.5E2 14750|5000.0703n 5001n|22003032.53Pi 9223372036854775807";
         for pair in table.split(['|', '\n']).map(str::trim).filter(|pair| !pair.is_empty()) {
             let (text, expected) = pair.split_once(' ').expect("two spellings");
             assert_eq!(spelled(text).as_deref(), Ok(expected), "{text}");
