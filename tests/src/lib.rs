@@ -8,6 +8,7 @@
 //! to Prometheus and Grafana.
 
 pub mod arena;
+pub mod bench_operator;
 pub mod cheat;
 pub mod cluster;
 pub mod decoders;

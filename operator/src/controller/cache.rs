@@ -6,7 +6,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use bistro_api::{Averager, Miner, Subnet, Validator};
+use bistro_api::{
+    Averager, Miner, Subnet, Validator,
+    conditions::{condition, reason},
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use tokio::time::Instant;
 
 use super::{
@@ -259,10 +263,11 @@ impl State {
         }
     }
 
-    /// Number of resources of a kind, and of the ready ones.
+    /// Number of resources of a kind, and of those that are as they should be: ready, or stopped on purpose.
     pub fn count(&self, kind: Kind) -> (usize, usize) {
-        fn ready(conditions: Option<&Vec<k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition>>) -> bool {
-            conditions.is_some_and(|all| all.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+        fn ready(conditions: Option<&Vec<Condition>>) -> bool {
+            let as_it_should_be = |c: &Condition| c.status == "True" || c.reason == reason::SUSPENDED;
+            conditions.is_some_and(|all| all.iter().any(|c| c.type_ == condition::READY && as_it_should_be(c)))
         }
         macro_rules! count {
             ($map:expr) => {{

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bistro_api::Settings;
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::{Validated, contract::SETTINGS_FILE, metadata};
@@ -11,18 +12,18 @@ use crate::yaml;
 pub fn build(validated: &Validated) -> ConfigMap {
     ConfigMap {
         metadata: metadata::child(validated),
-        data: Some(BTreeMap::from([(SETTINGS_FILE.to_owned(), text(validated))])),
+        data: Some(BTreeMap::from([(SETTINGS_FILE.to_owned(), validated.settings_yaml.clone())])),
         ..ConfigMap::default()
     }
 }
 
 /// settings.yaml.
-pub fn text(validated: &Validated) -> String {
+pub fn text(settings: &Settings) -> String {
     // Settings hold texts, numbers and lists only, all of which YAML can say.
-    yaml::to_string(&validated.settings).expect("settings are YAML")
+    yaml::to_string(settings).expect("settings are YAML")
 }
 
 /// Digest of settings.yaml in hex.
 pub fn digest(validated: &Validated) -> String {
-    blake3::hash(text(validated).as_bytes()).to_hex().to_string()
+    blake3::hash(validated.settings_yaml.as_bytes()).to_hex().to_string()
 }

@@ -6,6 +6,8 @@
 pub const CONTAINER: &str = "worker";
 /// Port of `/metrics`, `/status`, `/healthz` and `/readyz`.
 pub const PORT: i32 = 8080;
+/// Name of that port.
+pub const PORT_NAME: &str = "http";
 /// Seconds between SIGTERM and SIGKILL: a running PUT ends and the state is saved.
 pub const GRACE_SECONDS: i64 = 60;
 /// Exit code of a fault that will not pass: do not start again, show the last line.

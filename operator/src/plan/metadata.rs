@@ -4,11 +4,38 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
-use super::{Validated, ValidatedSubnet};
+use super::{Validated, ValidatedSubnet, contract};
 use crate::role;
 
 /// Annotation of the pods with the digest of their settings: a change rolls them.
 pub const SETTINGS_DIGEST: &str = "bistro.dev/settings-digest";
+
+/// What to do about an owned label.
+pub const OTHER_LABEL: &str = "the pods are found by it, so use another label";
+/// What to do about an owned annotation.
+pub const OTHER_ANNOTATION: &str = "use a key of your own";
+/// Labels that the operator and the StatefulSet controller set on pods.
+const OWNED_LABELS: [&str; 7] = [
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/component",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/managed-by",
+    "controller-revision-hash",
+    contract::POD_INDEX_LABEL,
+    "statefulset.kubernetes.io/pod-name",
+];
+/// Labels and annotations with this prefix are the operator's.
+const OWNED_PREFIX: &str = "bistro.dev/";
+
+/// Whether a label of pods is not for people to set.
+pub fn is_owned_label(key: &str) -> bool {
+    OWNED_LABELS.contains(&key) || key.starts_with(OWNED_PREFIX)
+}
+
+/// Whether an annotation of pods is not for people to set.
+pub fn is_owned_annotation(key: &str) -> bool {
+    key.starts_with(OWNED_PREFIX)
+}
 
 /// Labels that select the pods; they can never change.
 pub fn selector_labels(validated: &Validated) -> BTreeMap<String, String> {

@@ -1,4 +1,7 @@
 //! The NetworkPolicy of a Subnet: what its pods may reach, and who may reach them.
+//!
+//! Rules name ports, because endpoints are host names. Most network plugins compare the port after a Service was resolved
+//! to a pod, so an endpoint inside the cluster needs a Service whose `targetPort` is its `port`.
 
 use std::collections::BTreeMap;
 

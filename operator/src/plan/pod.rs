@@ -2,9 +2,9 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-        HTTPGetAction, ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, ResourceFieldSelector,
-        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
+        ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
+        ObjectFieldSelector, PodSecurityContext, PodSpec, Probe, ResourceFieldSelector, ResourceRequirements,
+        SeccompProfile, SecretVolumeSource, SecurityContext, Toleration, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
 };
@@ -16,7 +16,8 @@ use crate::role;
 pub const SETTINGS_VOLUME: &str = "settings";
 /// Volume of the state: a claim where the resource asks for storage, else part of the pod.
 pub const STATE_VOLUME: &str = "state";
-const TEMPORARY_VOLUME: &str = "tmp";
+/// Volume of temporary files.
+pub const TEMPORARY_VOLUME: &str = "tmp";
 /// The user "nonroot" of distroless images; any number but 0 would do.
 const USER: i64 = 65_532;
 
@@ -60,31 +61,38 @@ fn container(validated: &Validated) -> Container {
         args: Some(vec![role::spec(validated.role).command.to_owned()]),
         env: Some(environment(validated)),
         ports: Some(vec![ContainerPort {
-            name: Some("http".to_owned()),
+            name: Some(contract::PORT_NAME.to_owned()),
             container_port: contract::PORT,
             protocol: Some("TCP".to_owned()),
             ..ContainerPort::default()
         }]),
         volume_mounts: Some(mounts(validated)),
-        resources: Some(resources(validated)),
-        security_context: Some(SecurityContext {
-            allow_privilege_escalation: Some(false),
+        resources: resources(validated),
+        security_context: Some(restrict(SecurityContext {
             read_only_root_filesystem: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), ..Capabilities::default() }),
             ..SecurityContext::default()
-        }),
+        })),
         readiness_probe: Some(Probe { period_seconds: Some(5), ..probe("/readyz") }),
         // A step on a loaded machine takes seconds; three minutes without any is a stuck loop.
         liveness_probe: Some(Probe { period_seconds: Some(30), failure_threshold: Some(6), ..probe("/healthz") }),
+        // Where the worker gives up, its last line is what people need to read.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
     }
+}
+
+/// What Pod Security "restricted" asks of every container, unless it says otherwise; the rest stands in the pod.
+pub fn restrict(mut context: SecurityContext) -> SecurityContext {
+    context.allow_privilege_escalation.get_or_insert(false);
+    context.capabilities.get_or_insert_default().drop.get_or_insert_with(|| vec!["ALL".to_owned()]);
+    context
 }
 
 fn probe(path: &str) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
             path: Some(path.to_owned()),
-            port: IntOrString::String("http".to_owned()),
+            port: IntOrString::String(contract::PORT_NAME.to_owned()),
             ..HTTPGetAction::default()
         }),
         timeout_seconds: Some(5),
@@ -183,25 +191,26 @@ fn volumes(validated: &Validated) -> Vec<Volume> {
     all
 }
 
-/// GPUs are extended resources, which must stand in the limits.
-fn resources(validated: &Validated) -> ResourceRequirements {
+/// GPUs are extended resources: they stand in the limits, and an API server repeats them in the requests.
+fn resources(validated: &Validated) -> Option<ResourceRequirements> {
     let mut resources = validated.resources.clone();
     if validated.gpu.count > 0 {
         let count = Quantity(validated.gpu.count.to_string());
         resources.limits.get_or_insert_default().insert(validated.gpu.resource_name.clone(), count);
     }
-    resources
+    (resources != ResourceRequirements::default()).then_some(resources)
 }
 
 fn tolerations(validated: &Validated) -> Vec<Toleration> {
     let mut all = validated.pod.tolerations.clone();
-    if validated.gpu.count > 0 {
-        all.push(Toleration {
-            key: Some(validated.gpu.resource_name.clone()),
-            operator: Some("Exists".to_owned()),
-            effect: Some("NoSchedule".to_owned()),
-            ..Toleration::default()
-        });
+    let machines_with_gpus = Toleration {
+        key: Some(validated.gpu.resource_name.clone()),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoSchedule".to_owned()),
+        ..Toleration::default()
+    };
+    if validated.gpu.count > 0 && !all.contains(&machines_with_gpus) {
+        all.push(machines_with_gpus);
     }
     all
 }

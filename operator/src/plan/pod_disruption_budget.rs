@@ -13,8 +13,10 @@ pub fn build(validated: &Validated) -> Option<PodDisruptionBudget> {
         metadata: metadata::child(validated),
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
+            // A pod that waits for its hotkey must not keep a machine from being drained.
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             selector: Some(metadata::selector(validated)),
-            ..PodDisruptionBudgetSpec::default()
+            min_available: None,
         }),
         ..PodDisruptionBudget::default()
     })

@@ -5,9 +5,16 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::{Validated, contract::PORT, metadata};
+use super::{
+    Validated,
+    contract::{PORT, PORT_NAME},
+    metadata,
+};
 
 /// No address of its own; pods have names before they are ready, since a node that waits is worth asking why.
+///
+/// Left to the API server: `type`, `clusterIPs`, `ipFamilies`, `ipFamilyPolicy`, `sessionAffinity`,
+/// `internalTrafficPolicy`.
 pub fn build(validated: &Validated) -> Service {
     Service {
         metadata: metadata::child(validated),
@@ -16,10 +23,10 @@ pub fn build(validated: &Validated) -> Service {
             publish_not_ready_addresses: Some(true),
             selector: Some(metadata::selector_labels(validated)),
             ports: Some(vec![ServicePort {
-                name: Some("http".to_owned()),
+                name: Some(PORT_NAME.to_owned()),
                 port: PORT,
                 protocol: Some("TCP".to_owned()),
-                target_port: Some(IntOrString::String("http".to_owned())),
+                target_port: Some(IntOrString::String(PORT_NAME.to_owned())),
                 ..ServicePort::default()
             }]),
             ..ServiceSpec::default()

@@ -73,12 +73,14 @@ fn no_address(field: &str, example: &str) -> Invalid {
 /// The port of an address; that of its scheme where it names none.
 fn port(address: &str) -> Option<u16> {
     let uri: Uri = address.parse().ok()?;
-    uri.host().filter(|host| !host.is_empty())?;
-    match (uri.authority()?.port(), uri.scheme_str()?) {
-        (Some(port), _) => port.as_str().parse().ok().filter(|port| *port > 0),
+    let authority = uri.authority()?;
+    let host = Some(authority.host()).filter(|host| !host.is_empty())?;
+    let (_, after_user) = authority.as_str().rsplit_once('@').unwrap_or(("", authority.as_str()));
+    match (after_user.strip_prefix(host)?.strip_prefix(':'), uri.scheme_str()?) {
+        (Some(port), "ws" | "wss" | "http" | "https") => port.parse().ok().filter(|port| *port > 0),
         (None, "wss" | "https") => Some(443),
         (None, "ws" | "http") => Some(80),
-        (None, _) => None,
+        _ => None,
     }
 }
 

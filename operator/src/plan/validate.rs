@@ -12,7 +12,9 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{Environment, template};
+use super::{
+    Environment, config_map, metadata, pod_template, quantity, restricted, stored, subnet::endpoint_ports, template,
+};
 use crate::role;
 
 /// A resource that passed its schema but cannot be turned into pods.
@@ -48,6 +50,8 @@ pub struct Validated {
     pub image: String,
     /// The content of settings.yaml.
     pub settings: Settings,
+    /// The same as text, written once: both the ConfigMap and the digest that rolls the pods need it.
+    pub settings_yaml: String,
     /// GPUs of each pod; `count` may be 0.
     pub gpu: Gpu,
     /// CPU and memory of each pod.
@@ -82,23 +86,70 @@ pub fn validate<K: Node>(resource: &K, subnet: &Subnet, environment: &Environmen
     let replicas = if suspend { 0 } else { replicas };
     let default_gpu = || Gpu { count: role::spec(K::ROLE).default_gpus, resource_name: NVIDIA_GPU.to_owned() };
     let gpu = gpu.unwrap_or_else(default_gpu);
-    Ok(Validated {
+    check_gpu(&gpu, &resources)?;
+    check_metadata(&pod)?;
+    let settings = settings(&namespace, &resource.name_any(), subnet, wallet.dev)?;
+    let validated = Validated {
         role: K::ROLE,
         name: resource.name_any(),
         owner: resource.controller_owner_ref(&()),
         replicas: i32::try_from(replicas).map_err(|_| Invalid::new("spec.replicas", "is too large"))?,
         image: image.unwrap_or_else(|| environment.image_for(&gpu).to_owned()),
-        settings: settings(&namespace, &resource.name_any(), subnet, wallet.dev)?,
+        settings_yaml: config_map::text(&settings),
+        settings,
         gpu,
-        resources,
-        storage,
+        resources: stored::resources(resources, "spec.resources")?,
+        storage: storage.map(checked_storage).transpose()?,
         wallet_secret: wallet.secret_ref.map(|secret| secret.name),
         bucket_secret: bucket.credentials_secret_ref.map(|secret| secret.name),
-        pod,
+        pod: stored::without_empty(&pod),
         template: template.map(template::parse).transpose()?,
         proxy: environment.proxy.clone(),
         namespace,
-    })
+    };
+    // What the operator builds by itself is restricted; these two can break it.
+    if validated.template.is_some() || !validated.pod.annotations.is_empty() {
+        restricted::check(&pod_template::build(&validated))?;
+    }
+    Ok(validated)
+}
+
+/// GPUs are asked for in one place, by a name that Kubernetes takes.
+fn check_gpu(gpu: &Gpu, resources: &ResourceRequirements) -> Result<(), Invalid> {
+    let Gpu { count: _, resource_name } = gpu;
+    if !resource_name.split_once('/').is_some_and(|(domain, name)| !domain.is_empty() && !name.is_empty()) {
+        let message = format!("{resource_name:?} needs a domain: write it like {NVIDIA_GPU}");
+        return Err(Invalid::new("spec.gpu.resourceName", message));
+    }
+    for (list, amounts) in [("limits", &resources.limits), ("requests", &resources.requests)] {
+        if amounts.iter().flatten().any(|(name, _)| name == resource_name) {
+            let field = format!("spec.resources.{list}[{resource_name}]");
+            return Err(Invalid::new(field, "is set by spec.gpu.count: remove it here"));
+        }
+    }
+    Ok(())
+}
+
+/// Labels and annotations of pods by which the operator finds and rolls them.
+fn check_metadata(pod: &Pod) -> Result<(), Invalid> {
+    let refused = |field: &str, key: &str, remedy: &str| {
+        Err(Invalid::new(format!("spec.pod.{field}[{key}]"), format!("belongs to the pod contract: {remedy}")))
+    };
+    if let Some(key) = pod.labels.keys().find(|key| metadata::is_owned_label(key)) {
+        return refused("labels", key, metadata::OTHER_LABEL);
+    }
+    if let Some(key) = pod.annotations.keys().find(|key| metadata::is_owned_annotation(key)) {
+        return refused("annotations", key, metadata::OTHER_ANNOTATION);
+    }
+    Ok(())
+}
+
+fn checked_storage(storage: Storage) -> Result<Storage, Invalid> {
+    let size = stored::canonical(&storage.size, "spec.storage.size")?;
+    if quantity::is_zero(&size) {
+        return Err(Invalid::new("spec.storage.size", "is nothing: write a size like 20Gi, or leave storage out"));
+    }
+    Ok(Storage { size, ..storage })
 }
 
 /// The one rule of a schedule that its schema cannot say.
@@ -111,7 +162,10 @@ pub(super) fn check_schedule(subnet: &Subnet) -> Result<(), Invalid> {
 }
 
 fn settings(namespace: &str, name: &str, subnet: &Subnet, dev_wallet: bool) -> Result<Settings, Invalid> {
-    check_schedule(subnet)?;
+    let of_subnet = |Invalid { field, message }| {
+        Invalid::new("spec.subnetRef", format!("Subnet {} cannot be used: {field} {message}", subnet.name_any()))
+    };
+    check_schedule(subnet).and_then(|()| endpoint_ports(subnet)).map_err(of_subnet)?;
     let spec = subnet.spec.clone();
     Ok(Settings {
         namespace: namespace.to_owned(),

@@ -114,7 +114,7 @@ impl<'a> Measured<'a> {
         let began = Instant::now();
         let mut operator = self.start(None, false);
         if let Some(operator) = &mut operator {
-            operator.answers("/metrics").await;
+            operator.answers(self.subject.ready_path).await;
             self.add("start.seconds", began.elapsed().as_secs_f64());
             // Its caches are full and its election over.
             tokio::time::sleep(Duration::from_secs(3)).await;
@@ -213,7 +213,7 @@ impl<'a> Measured<'a> {
         let leader = self.start(Some("a"), true).expect("it was started before");
         let first = self.another_holder(before.as_deref()).await;
         let mut other = self.start(Some("b"), true).expect("it was started before");
-        other.answers("/metrics").await;
+        other.answers(self.subject.ready_path).await;
         // Its caches are full.
         tokio::time::sleep(Duration::from_secs(3)).await;
         self.quiet(&mut self.ledger()).await;

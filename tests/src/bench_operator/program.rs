@@ -102,10 +102,11 @@ impl Program {
         sum(&String::from_utf8_lossy(&text), "controller_runtime_reconcile_total")
     }
 
-    /// Waits until `path` at its metrics address is answered with something.
+    /// Waits until `path` at its metrics address is answered: metrics with any, what asks for its health with ok.
     pub async fn answers(&mut self, path: &str) {
         let began = Instant::now();
-        while ask(self.metrics, path).await.is_none_or(|answer| answer.is_empty()) {
+        let right = |answer: &[u8]| if path == "/metrics" { !answer.is_empty() } else { answer.starts_with(b"ok") };
+        while !ask(self.metrics, path).await.is_some_and(|answer| right(&answer)) {
             self.check();
             assert!(began.elapsed() < PATIENCE, "no answer at {path}:\n{}", self.tail());
             tokio::time::sleep(LOOK).await;

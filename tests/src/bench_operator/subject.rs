@@ -22,6 +22,8 @@ pub struct Subject {
     pub children: Vec<Child>,
     /// How it is started; the floor is nobody.
     pub command: Option<fn(&Start<'_>) -> Command>,
+    /// What it answers, at the address of its metrics, once it is ready.
+    pub ready_path: &'static str,
     /// Name of its lease, in the namespace `default`.
     pub lease: &'static str,
 }
@@ -96,6 +98,7 @@ pub fn bistro() -> Subject {
             command.env("POD_NAME", start.replica.unwrap_or("alone"));
             command
         }),
+        ready_path: "/readyz",
         lease: "bistro-operator",
     }
 }
@@ -119,6 +122,7 @@ pub fn crbase() -> Subject {
             command.arg(format!("--leader-elect={}", start.replica.is_some()));
             command
         }),
+        ready_path: "/metrics",
         lease: "crbase",
     }
 }
@@ -164,6 +168,7 @@ pub fn kuberay() -> Subject {
             command.arg("--leader-election-namespace=default");
             command
         }),
+        ready_path: "/metrics",
         lease: "ray-operator-leader",
     }
 }
@@ -206,6 +211,7 @@ pub fn floor() -> Subject {
         ready: |object| object.pointer("/status/readyReplicas").is_some_and(|ready| *ready == json!(2)),
         children: four(str::to_owned),
         command: None,
+        ready_path: "/metrics",
         lease: "",
     }
 }

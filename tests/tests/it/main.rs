@@ -18,6 +18,7 @@ mod images;
 mod joiner;
 mod node;
 mod operator;
+mod operator_bench;
 mod quickstart;
 mod records;
 mod resilience;
