@@ -5,8 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bistro_tests::cluster::{Cluster, Options};
-use serde_json::Value;
+use bistro_tests::{
+    cluster::{Cluster, Options, Prometheus},
+    monitoring,
+};
+use serde_json::{Value, json};
 
 /// Longest wait for anything: only so that a broken test ends.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -100,10 +103,16 @@ async fn e2e_from_helm_install_to_scores_and_back_to_nothing() {
     product.scores(3).await;
     println!("{}", product.kubectl(&["get", "bistro"]).await);
     println!("BENCH e2e.scores seconds={:.0}", began.elapsed().as_secs_f64());
+    product.helm(&["test", "bistro", "--timeout=2m"]).await;
 
+    // It looks on while everything below happens; what it saw is asked at the end.
+    let prometheus = watches(&product).await;
     scales(&product).await;
     suspends_and_resumes(&product).await;
     survives_a_deleted_pod(&product).await;
+    takes_gpus(&product).await;
+    shows(&product, &prometheus).await;
+    drop(prometheus);
     upgrades(&product).await;
     leaves_nothing(&product).await;
 }
@@ -158,6 +167,66 @@ async fn survives_a_deleted_pod(product: &Product) {
     assert_ne!(pod["metadata"]["uid"], again["metadata"]["uid"]);
     product.until("miner/miner", |miner| window(miner) > before + 1).await;
     product.scores(2).await;
+}
+
+/// A Prometheus that scrapes what the chart's monitors name, as the Prometheus Operator would have it.
+async fn watches(product: &Product) -> Prometheus {
+    let monitors = product.get("servicemonitors,podmonitors").await;
+    let monitors = monitors["items"].as_array().cloned().unwrap_or_default();
+    assert!(monitors.len() >= 2, "the chart has a monitor for the operator and one for the workers: {monitors:?}");
+    let scrapes = monitoring::scrape_configs(&monitors, &product.cluster.kubeconfig(), "1s");
+    let rules = product.get("prometheusrules").await;
+    let groups = rules["items"].as_array().into_iter().flatten();
+    let groups: Vec<Value> = groups.flat_map(|rule| rule["spec"]["groups"].as_array().cloned().unwrap_or_default()).collect();
+    assert!(!groups.is_empty(), "the chart has rules");
+    product.cluster.prometheus(&scrapes, &groups).await
+}
+
+/// Each panel and each alert looks at something that is there.
+async fn shows(product: &Product, prometheus: &Prometheus) {
+    let panels = monitoring::panel_queries(NAMESPACE, NAMESPACE, "demo");
+    let mut empty: Vec<_> = panels.into_iter().chain(monitoring::alert_selectors()).collect();
+    let began = Instant::now();
+    while !empty.is_empty() {
+        let mut still = Vec::new();
+        for query in empty {
+            // In a run where all is well nothing is refused.
+            let of_trouble = query.text.contains(r#"verdict!="accepted""#);
+            if !of_trouble && prometheus.query(&query.text).await.is_empty() {
+                still.push(query);
+            }
+        }
+        empty = still;
+        assert!(began.elapsed() < PATIENCE, "no data for {empty:#?}\n{}", product.story().await);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    for group in prometheus.rules().await {
+        for rule in group["rules"].as_array().into_iter().flatten() {
+            assert_eq!(rule["health"], "ok", "{rule}");
+        }
+    }
+}
+
+/// On a machine with eight simulated GPUs a miner asks for two and gets them; one that asks for nine waits and says why.
+async fn takes_gpus(product: &Product) {
+    let miner = |name: &str, count: u32| {
+        json!({
+            "apiVersion": "bistro.dev/v1alpha1", "kind": "Miner", "metadata": { "name": name, "namespace": NAMESPACE },
+            "spec": { "subnetRef": { "name": "demo" }, "wallet": { "dev": true }, "gpu": { "count": count } },
+        })
+    };
+    product.cluster.apply(&miner("two", 2)).await.expect("accepted");
+    product.cluster.apply(&miner("nine", 9)).await.expect("accepted");
+    let pod = product.until("pod/miner-two-0", |pod| pod["spec"]["nodeName"].is_string()).await;
+    assert_eq!(pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"], "2");
+    let waits = |miner: &Value| {
+        let conditions = miner["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|c| c["type"] == "Ready" && c["reason"] == "Unschedulable")
+    };
+    product.until("miner/nine", waits).await;
+    for name in ["miner/two", "miner/nine"] {
+        product.kubectl(&["delete", name]).await;
+    }
 }
 
 /// Pods of workers stay when only the operator changes.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bistro_tests::operator::Operator;
 use k8s_openapi::api::{
     apps::v1::StatefulSet,
     core::v1::{ConfigMap, Pod, Service},
@@ -81,6 +82,13 @@ async fn a_child_that_is_wanted_no_more_goes() {
     world.cluster.until("the end of the pods", gone).await;
 }
 
+/// What it has written since its start.
+async fn writes(operator: &Operator) -> Option<Vec<String>> {
+    let text = operator.answer("/metrics").await?;
+    let writes = text.lines().filter(|line| line.starts_with("bistro_operator_writes_total"));
+    Some(writes.map(str::to_owned).collect())
+}
+
 #[tokio::test]
 async fn at_rest_and_after_a_restart_nothing_is_written() {
     let Some(world) = World::new().await else { return };
@@ -91,19 +99,11 @@ async fn at_rest_and_after_a_restart_nothing_is_written() {
     for i in 0..5 {
         world.until_ready(&format!("m{i}")).await;
     }
-    let settled = |operator: &bistro_tests::operator::Operator| {
-        let text = operator.answer("/metrics");
-        async move {
-            let text = text.await?;
-            let writes = text.lines().filter(|line| line.starts_with("bistro_operator_writes_total"));
-            Some(writes.map(str::to_owned).collect::<Vec<_>>())
-        }
-    };
     // The status of the Subnet may count its users a little later.
     tokio::time::sleep(Duration::from_secs(32)).await;
-    let before = settled(&operator).await;
+    let before = writes(&operator).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(settled(&operator).await, before, "at rest");
+    assert_eq!(writes(&operator).await, before, "at rest");
     assert_eq!(operator.stop().await, Some(0));
     operator.start();
     world
@@ -113,7 +113,7 @@ async fn at_rest_and_after_a_restart_nothing_is_written() {
         })
         .await;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    assert_eq!(settled(&operator).await, Some(Vec::new()), "after a restart");
+    assert_eq!(writes(&operator).await, Some(Vec::new()), "after a restart");
 }
 
 #[tokio::test]
