@@ -243,6 +243,30 @@ impl State {
         }
     }
 
+    /// The Miners that work on the Subnet that a resource names.
+    pub fn miners_beside(&self, key: &Key) -> Vec<Key> {
+        self.beside(key).filter(|other| other.kind == Kind::Miner).cloned().collect()
+    }
+
+    /// What the validators of a Miner's Subnet think of each hotkey: the mean of their averages. A miner does not know
+    /// that itself.
+    pub fn scores(&self, miner: &Key) -> HashMap<Box<str>, f64> {
+        let validators = self.beside(miner).filter(|other| other.kind == Kind::Validator);
+        let pods = validators.filter_map(|validator| self.pods.get(validator)).flat_map(BTreeMap::values);
+        let mut sums: HashMap<Box<str>, (f64, f64)> = HashMap::new();
+        for (hotkey, average) in pods.filter_map(|pod| pod.report.as_ref()).flat_map(|report| &report.scores) {
+            let (sum, count) = sums.entry(hotkey.clone()).or_default();
+            (*sum, *count) = (*sum + average, *count + 1.0);
+        }
+        sums.into_iter().map(|(hotkey, (sum, count))| (hotkey, sum / count)).collect()
+    }
+
+    /// Everybody who names the same Subnet.
+    fn beside(&self, key: &Key) -> impl Iterator<Item = &Key> {
+        let subnet = self.names.get(key).map(|names| (key.namespace.clone(), names.subnet.clone()));
+        subnet.and_then(|subnet| self.users.get(&subnet)).into_iter().flatten()
+    }
+
     /// All resources of all kinds.
     pub fn keys(&self) -> Vec<Key> {
         let nodes = self.miners.keys().chain(self.validators.keys()).chain(self.averagers.keys());

@@ -1,6 +1,9 @@
 //! One pass over a Miner, Validator or Averager: five named steps, with IO in the first and the last two only.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use bistro_api::{Node, Subnet, conditions::reason, workload::WorkloadStatus};
 use k8s_openapi::jiff::Timestamp;
@@ -202,7 +205,7 @@ async fn update_status<K: Node + Stored + Sync>(
     let resource = &found.resource;
     let workload = resource.workload();
     let child_name = key.child_name();
-    let (rollout, pods) = observed(&context.cache.lock(), key);
+    let (rollout, pods, scores) = observed(&context.cache.lock(), key);
     let facts = Facts {
         generation: resource.meta().generation,
         child_name: &child_name,
@@ -212,6 +215,7 @@ async fn update_status<K: Node + Stored + Sync>(
         situation,
         rollout,
         pods: &pods,
+        scores,
         now: Timestamp::now().as_second(),
     };
     let (status, next_look) = status::of(&facts, resource.status());
@@ -233,10 +237,12 @@ async fn update_status<K: Node + Stored + Sync>(
     Ok(Outcome::Again(pause))
 }
 
-fn observed(state: &State, key: &Key) -> (Option<Rollout>, BTreeMap<u32, PodRecord>) {
+/// What the StatefulSet says, the pods, and what others think of a Miner's hotkeys.
+fn observed(state: &State, key: &Key) -> (Option<Rollout>, BTreeMap<u32, PodRecord>, HashMap<Box<str>, f64>) {
     let children = state.children.get(key).into_iter().flatten();
     let rollout = children.filter(|(kind, _)| *kind == ChildKind::StatefulSet).find_map(|(_, child)| child.rollout);
-    (rollout, state.pods.get(key).cloned().unwrap_or_default())
+    let scores = if key.kind == Kind::Miner { state.scores(key) } else { HashMap::new() };
+    (rollout, state.pods.get(key).cloned().unwrap_or_default(), scores)
 }
 
 /// A condition has another status or reason, or the status is of another spec: people and scripts wait for these.

@@ -145,12 +145,23 @@ pub struct Report {
     pub bucket: Result<(), String>,
     /// It knows its uid, or is one that needs none.
     pub registered: bool,
+    /// What a validator thinks of miners: hotkey and average.
+    pub scores: Vec<(Box<str>, f64)>,
+}
+
+/// A number as a status shows it; nothing for what is none.
+fn decimal(value: f64, digits: usize) -> Option<String> {
+    value.is_finite().then(|| format!("{value:.digits$}"))
+}
+
+/// A score as a status shows it.
+pub fn score(value: f64) -> Option<String> {
+    decimal(value, 3)
 }
 
 impl Report {
     /// What counts of an answer.
     pub fn of(status: &NodeStatus) -> Self {
-        let decimal = |value: f64, digits: usize| value.is_finite().then(|| format!("{value:.digits$}"));
         let reachable = |service: &bistro_api::status::Reachable| match service.reachable {
             true => Ok(()),
             false => Err(short(service.error.as_deref().unwrap_or("it has not answered yet"))),
@@ -164,7 +175,7 @@ impl Report {
                 uid: status.uid,
                 window: status.window,
                 loss: status.held_out_loss.and_then(|loss| decimal(loss, 3)),
-                score: status.score.and_then(|score| decimal(score, 3)),
+                score: status.score.and_then(score),
                 weight: status.weight.and_then(|weight| decimal(weight, 4)),
                 incentive: status.incentive.and_then(|incentive| decimal(incentive, 4)),
                 verdict,
@@ -173,6 +184,8 @@ impl Report {
             chain: reachable(&status.chain),
             bucket: reachable(&status.bucket),
             registered: status.uid.is_some() || status.role == bistro_api::Role::Averager,
+            // The answer was bounded before it was read.
+            scores: status.scores.iter().map(|scored| (Box::from(scored.hotkey.as_str()), scored.average)).collect(),
         }
     }
 }

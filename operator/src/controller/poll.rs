@@ -117,9 +117,11 @@ fn address(context: &Context, (owner, ordinal): &PodId) -> Option<SocketAddr> {
 fn take_in(context: &Context, (owner, ordinal): &PodId, answer: Result<Report, PollError>, attempts: u32) {
     let mut state = context.cache.lock();
     let Some(pod) = state.pods.get_mut(owner).and_then(|pods| pods.get_mut(ordinal)) else { return };
+    let mut scored = false;
     let changed = match answer {
         Ok(report) => {
             let silence = pod.silence.take();
+            scored = pod.report.as_ref().map_or(&[][..], |known| known.scores.as_slice()) != report.scores.as_slice();
             let changed = pod.report.as_deref() != Some(&report) || silence.is_some();
             pod.report = Some(Arc::new(report));
             changed
@@ -130,10 +132,11 @@ fn take_in(context: &Context, (owner, ordinal): &PodId, answer: Result<Report, P
             std::mem::replace(&mut pod.silence, words.clone()) != words
         }
     };
+    // Whom a validator scores shows it.
+    let miners = if scored { state.miners_beside(owner) } else { Vec::new() };
     drop(state);
-    if changed {
-        context.queue.add_after(owner.clone(), BURST);
-    }
+    let concerned = miners.into_iter().chain(changed.then(|| owner.clone()));
+    concerned.for_each(|key| context.queue.add_after(key, BURST));
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a resource's status says, from what is known of its pods (pure).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use bistro_api::{
     conditions::{condition, reason},
@@ -11,7 +11,7 @@ use k8s_controller::conditions::{ConditionStatus, DesiredCondition, set};
 use super::{
     cache::PodRecord,
     child::Rollout,
-    pod::{Trouble, short},
+    pod::{Trouble, score, short},
 };
 
 /// A pod may wait this long for a machine before its resource says so: schedulers need a moment.
@@ -49,6 +49,8 @@ pub struct Facts<'a> {
     pub rollout: Option<Rollout>,
     /// The pods.
     pub pods: &'a BTreeMap<u32, PodRecord>,
+    /// What validators think of hotkeys; empty for what is not scored.
+    pub scores: HashMap<Box<str>, f64>,
     /// Now, in Unix seconds.
     pub now: i64,
 }
@@ -250,7 +252,12 @@ fn summaries(facts: &Facts<'_>, before: Option<&WorkloadStatus>) -> BTreeMap<u32
     let summary = |(ordinal, pod): (&u32, &PodRecord)| {
         let name = format!("{}-{ordinal}", facts.child_name);
         let said = pod.report.as_ref().map(|report| report.summary.clone());
-        let said = said.or_else(|| Some(NodeSummary { message: None, ..earlier(&name)? })).unwrap_or_default();
+        let mut said = said.or_else(|| Some(NodeSummary { message: None, ..earlier(&name)? })).unwrap_or_default();
+        let average = said.hotkey.as_deref().and_then(|hotkey| facts.scores.get(hotkey));
+        said.score = average.and_then(|average| score(*average)).or(said.score).or_else(|| {
+            // A validator that has not answered yet has not forgotten it either.
+            earlier(&name).filter(|earlier| earlier.hotkey == said.hotkey)?.score
+        });
         (*ordinal, NodeSummary { pod: name, ..said })
     };
     facts.pods.iter().map(summary).collect()

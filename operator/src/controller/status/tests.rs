@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use bistro_api::{NodeStatus, Role, status::Reachable};
 
@@ -53,6 +53,7 @@ fn status(situation: Situation, pods: Vec<PodRecord>, before: Option<&WorkloadSt
         situation: &situation,
         rollout: Some(rollout),
         pods: &pods,
+        scores: HashMap::from([("5Scored".into(), 0.5)]),
         now: NOW,
     };
     of(&facts, before).0
@@ -187,4 +188,22 @@ fn hostile_reports_are_cut_and_odd_numbers_left_out() {
     let node = status(Situation::Applied, vec![hostile], None).nodes.remove(0);
     assert!(node.message.is_some_and(|message| message.chars().count() <= 300 && !message.contains('\u{1b}')));
     assert!(node.verdict.is_some_and(|verdict| verdict.chars().count() <= 300) && node.score.is_none());
+}
+
+/// A miner does not know its score: the validators of its Subnet do.
+#[test]
+fn a_node_has_the_score_that_validators_give_its_hotkey() {
+    let node = |hotkey: &str| reporting(|status| status.hotkey = Some(hotkey.to_owned()));
+    let first = status(Situation::Applied, vec![node("5Scored"), node("5Unknown")], None);
+    let scores = |status: &WorkloadStatus| status.nodes.iter().map(|node| node.score.clone()).collect::<Vec<_>>();
+    assert_eq!(scores(&first), [Some("0.500".to_owned()), None]);
+    assert_eq!(first.score.as_deref(), Some("0.500"));
+    // Until a validator has answered a new operator, what was known stands; a new hotkey has no score.
+    let mut before = first;
+    before.nodes[1].score = Some("0.250".to_owned());
+    assert_eq!(
+        scores(&status(Situation::Applied, vec![node("5Scored"), node("5Unknown")], Some(&before)))[1].as_deref(),
+        Some("0.250")
+    );
+    assert_eq!(scores(&status(Situation::Applied, vec![node("5Scored"), node("5New")], Some(&before)))[1], None);
 }
