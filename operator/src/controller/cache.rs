@@ -39,7 +39,7 @@ pub struct State {
     /// What was built and written for each resource.
     pub memories: HashMap<Key, Memory>,
     /// Pods (owner and number) by the Secret with their hotkeys.
-    pub signers: HashMap<(Box<str>, Box<str>), BTreeSet<(Key, u32)>>,
+    pub signers: Index<(Key, u32)>,
     /// Resources by the Subnet that they name.
     pub users: Index,
     /// Resources by the Secret with their hotkeys.
@@ -48,8 +48,8 @@ pub struct State {
     names: HashMap<Key, Names>,
 }
 
-/// Resources by namespace and name of something that they name.
-pub type Index = HashMap<(Box<str>, Box<str>), BTreeSet<Key>>;
+/// What names something, by the namespace and the name of that.
+pub type Index<T = Key> = HashMap<(Box<str>, Box<str>), BTreeSet<T>>;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Names {
@@ -183,9 +183,12 @@ impl State {
                 pods.insert(ordinal, known.clone());
                 return false;
             }
-            sign(&mut self.signers, owner, ordinal, known.state.wallet.as_deref(), false);
+            unsign(&mut self.signers, owner, ordinal, &known.state);
         }
-        sign(&mut self.signers, owner, ordinal, state.wallet.as_deref(), true);
+        if let Some(wallet) = &state.wallet {
+            let pods = self.signers.entry((owner.namespace.clone(), wallet.clone())).or_default();
+            pods.insert((owner.clone(), ordinal));
+        }
         let changed = known.as_ref().is_none_or(|known| !known.state.same_as(&state));
         let same = known.filter(|known| known.state.uid == state.uid);
         let (mount, report, silence) = match same {
@@ -206,7 +209,7 @@ impl State {
         if pods.is_empty() {
             self.pods.remove(owner);
         }
-        sign(&mut self.signers, owner, ordinal, dropped.state.wallet.as_deref(), false);
+        unsign(&mut self.signers, owner, ordinal, &dropped.state);
         Some(dropped)
     }
 
@@ -245,14 +248,16 @@ impl State {
 
     /// The Miners that work on the Subnet that a resource names.
     pub fn miners_beside(&self, key: &Key) -> Vec<Key> {
-        self.beside(key).filter(|other| other.kind == Kind::Miner).cloned().collect()
+        self.beside(key, Kind::Miner).cloned().collect()
     }
 
     /// What the validators of a Miner's Subnet think of each hotkey: the mean of their averages. A miner does not know
     /// that itself.
     pub fn scores(&self, miner: &Key) -> HashMap<Box<str>, f64> {
-        let validators = self.beside(miner).filter(|other| other.kind == Kind::Validator);
-        let pods = validators.filter_map(|validator| self.pods.get(validator)).flat_map(BTreeMap::values);
+        let pods = self
+            .beside(miner, Kind::Validator)
+            .filter_map(|validator| self.pods.get(validator))
+            .flat_map(BTreeMap::values);
         let mut sums: HashMap<Box<str>, (f64, f64)> = HashMap::new();
         for (hotkey, average) in pods.filter_map(|pod| pod.report.as_ref()).flat_map(|report| &report.scores) {
             let (sum, count) = sums.entry(hotkey.clone()).or_default();
@@ -261,10 +266,12 @@ impl State {
         sums.into_iter().map(|(hotkey, (sum, count))| (hotkey, sum / count)).collect()
     }
 
-    /// Everybody who names the same Subnet.
-    fn beside(&self, key: &Key) -> impl Iterator<Item = &Key> {
+    /// All of a kind that name the same Subnet. Keys are in the order of their kinds, so nobody else is looked at: there
+    /// may be thousands of miners, and each pass over one asks for its validators.
+    fn beside(&self, key: &Key, kind: Kind) -> impl Iterator<Item = &Key> {
         let subnet = self.names.get(key).map(|names| (key.namespace.clone(), names.subnet.clone()));
-        subnet.and_then(|subnet| self.users.get(&subnet)).into_iter().flatten()
+        let users = subnet.and_then(|subnet| self.users.get(&subnet)).into_iter();
+        users.flat_map(move |users| users.range(Key::new(kind, "", "")..).take_while(move |key| key.kind == kind))
     }
 
     /// All resources of all kinds.
@@ -308,30 +315,16 @@ impl State {
     }
 }
 
-fn sign(
-    signers: &mut HashMap<(Box<str>, Box<str>), BTreeSet<(Key, u32)>>,
-    owner: &Key,
-    ordinal: u32,
-    wallet: Option<&str>,
-    add: bool,
-) {
-    let Some(wallet) = wallet else { return };
-    let under = (owner.namespace.clone(), Box::from(wallet));
-    let pods = signers.entry(under.clone()).or_default();
-    if add {
-        pods.insert((owner.clone(), ordinal));
-    } else {
-        pods.remove(&(owner.clone(), ordinal));
-    }
-    if pods.is_empty() {
-        signers.remove(&under);
+fn unsign(signers: &mut Index<(Key, u32)>, owner: &Key, ordinal: u32, pod: &PodState) {
+    if let Some(wallet) = &pod.wallet {
+        remove(signers, (owner.namespace.clone(), wallet.clone()), &(owner.clone(), ordinal));
     }
 }
 
-fn remove(index: &mut Index, under: (Box<str>, Box<str>), key: &Key) {
-    if let Some(keys) = index.get_mut(&under) {
-        keys.remove(key);
-        if keys.is_empty() {
+fn remove<T: Ord>(index: &mut Index<T>, under: (Box<str>, Box<str>), item: &T) {
+    if let Some(items) = index.get_mut(&under) {
+        items.remove(item);
+        if items.is_empty() {
             index.remove(&under);
         }
     }

@@ -205,7 +205,7 @@ async fn update_status<K: Node + Stored + Sync>(
     let resource = &found.resource;
     let workload = resource.workload();
     let child_name = key.child_name();
-    let (rollout, pods, scores) = observed(&context.cache.lock(), key);
+    let Observed { rollout, pods, scores } = observed(&context.cache.lock(), key);
     let facts = Facts {
         generation: resource.meta().generation,
         child_name: &child_name,
@@ -222,8 +222,11 @@ async fn update_status<K: Node + Stored + Sync>(
     let next_look = next_look.map_or(RESYNC, |seconds| std::time::Duration::from_secs(seconds + 1));
     let pause = super::jitter::between(next_look.mul_f64(0.9), next_look);
     let before = resource.status();
+    if before == Some(&status) {
+        return Ok(Outcome::Again(pause));
+    }
     let draft = report::Draft::new(key, &**resource, &status)?;
-    if before == Some(&status) || draft.is_written(context) {
+    if draft.is_written(context) {
         return Ok(Outcome::Again(pause));
     }
     if !context.leads() {
@@ -237,12 +240,22 @@ async fn update_status<K: Node + Stored + Sync>(
     Ok(Outcome::Again(pause))
 }
 
-/// What the StatefulSet says, the pods, and what others think of a Miner's hotkeys.
-fn observed(state: &State, key: &Key) -> (Option<Rollout>, BTreeMap<u32, PodRecord>, HashMap<Box<str>, f64>) {
+/// What is seen of a resource's pods.
+struct Observed {
+    /// What the StatefulSet says.
+    rollout: Option<Rollout>,
+    pods: BTreeMap<u32, PodRecord>,
+    /// What validators think of a Miner's hotkeys.
+    scores: HashMap<Box<str>, f64>,
+}
+
+fn observed(state: &State, key: &Key) -> Observed {
     let children = state.children.get(key).into_iter().flatten();
-    let rollout = children.filter(|(kind, _)| *kind == ChildKind::StatefulSet).find_map(|(_, child)| child.rollout);
-    let scores = if key.kind == Kind::Miner { state.scores(key) } else { HashMap::new() };
-    (rollout, state.pods.get(key).cloned().unwrap_or_default(), scores)
+    Observed {
+        rollout: children.filter(|(kind, _)| *kind == ChildKind::StatefulSet).find_map(|(_, child)| child.rollout),
+        pods: state.pods.get(key).cloned().unwrap_or_default(),
+        scores: if key.kind == Kind::Miner { state.scores(key) } else { HashMap::new() },
+    }
 }
 
 /// A condition has another status or reason, or the status is of another spec: people and scripts wait for these.

@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BinaryHeap, HashMap, hash_map::Entry},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -63,9 +63,9 @@ pub async fn poll(context: Context, interval: Duration, mut pods: mpsc::Unbounde
         tokio::select! {
             pod = pods.recv() => {
                 let Some(pod) = pod else { return };
-                if !known.contains_key(&pod) {
-                    due.push(Reverse((Instant::now() + jitter::between(FIRST_PAUSE / 2, FIRST_PAUSE), pod.clone())));
-                    known.insert(pod, 0);
+                if let Entry::Vacant(entry) = known.entry(pod.clone()) {
+                    due.push(Reverse((Instant::now() + jitter::between(FIRST_PAUSE / 2, FIRST_PAUSE), pod)));
+                    entry.insert(0);
                 }
             }
             Some((pod, ok)) = answered.recv() => {

@@ -177,7 +177,8 @@ async fn watches(product: &Product) -> Prometheus {
     let scrapes = monitoring::scrape_configs(&monitors, &product.cluster.kubeconfig(), "1s");
     let rules = product.get("prometheusrules").await;
     let groups = rules["items"].as_array().into_iter().flatten();
-    let groups: Vec<Value> = groups.flat_map(|rule| rule["spec"]["groups"].as_array().cloned().unwrap_or_default()).collect();
+    let groups: Vec<Value> =
+        groups.flat_map(|rule| rule["spec"]["groups"].as_array().cloned().unwrap_or_default()).collect();
     assert!(!groups.is_empty(), "the chart has rules");
     product.cluster.prometheus(&scrapes, &groups).await
 }
