@@ -105,7 +105,10 @@ impl Operator {
 
     /// Waits for its end; the exit code.
     pub async fn ended(&mut self) -> Option<i32> {
-        self.child.take()?.wait().await.ok()?.code()
+        // Taken only once it has ended: whoever drops this wait must not end the process with it.
+        let code = self.child.as_mut()?.wait().await.ok()?.code();
+        self.child = None;
+        code
     }
 
     /// Its process, while it runs.

@@ -182,19 +182,20 @@ async fn a_refusal_of_the_api_server_becomes_a_condition_with_its_words() {
 async fn pods_of_a_machine_that_is_lost_are_named_and_not_replaced() {
     let Some(world) = World::new().await else { return };
     let _operator = world.operator().started();
-    world.apply(world.miner("m", 1)).await;
-    world.until_ready("m").await;
+    // No machine takes the pod, so nobody but this test can end it.
+    let mut miner = world.miner("m", 1);
+    miner["spec"]["pod"] = json!({"nodeSelector": {"no": "machine"}});
+    world.apply(miner).await;
+    world.until_back::<Pod>("miner-m-0", None).await;
     let pods = world.api::<Pod>();
     let hold = Patch::Merge(json!({"metadata": {"finalizers": ["bistro.dev/test"]}}));
     let uid = pods.patch("miner-m-0", &PatchParams::default(), &hold).await.expect("held").uid();
-    pods.delete("miner-m-0", &DeleteParams { grace_period_seconds: Some(1), ..DeleteParams::default() })
-        .await
-        .expect("told");
+    pods.delete("miner-m-0", &DeleteParams::default()).await.expect("told");
     let lost = world.until("m", "NodeLost", "True", "MachineSilent").await;
     assert!(lost.message.contains("kubectl delete pod miner-m-0 --force"), "{}", lost.message);
     assert_eq!(pods.get("miner-m-0").await.expect("still there").uid(), uid);
     let release = Patch::Merge(json!({"metadata": {"finalizers": null}}));
     pods.patch("miner-m-0", &PatchParams::default(), &release).await.expect("released");
     world.until("m", "NodeLost", "False", "MachinesAnswer").await;
-    world.until_ready("m").await;
+    world.until_back::<Pod>("miner-m-0", uid.as_deref()).await;
 }

@@ -32,15 +32,19 @@ async fn signers(world: &World, secret: &str) -> Vec<String> {
 async fn two_resources_with_one_wallet_never_have_pods_at_a_time() {
     let Some(world) = World::new().await else { return };
     let _operator = world.operator().started();
-    world.apply(with_wallet(world.miner("first", 2), "keys")).await;
-    world.until_ready("first").await;
+    // No machine takes its pods, so nobody but this test can end them.
+    let mut first = with_wallet(world.miner("first", 2), "keys");
+    first["spec"]["pod"] = json!({"nodeSelector": {"no": "machine"}});
+    world.apply(first).await;
+    world.until_back::<Pod>("miner-first-1", None).await;
+    world.until_back::<Pod>("miner-first-0", None).await;
     tokio::time::sleep(std::time::Duration::from_secs(1)).await;
     world.apply(with_wallet(world.miner("second", 1), "keys")).await;
     let conflict = world.until("second", "Ready", "False", "HotkeyConflict").await;
     assert!(conflict.message.contains("first"), "{}", conflict.message);
     assert_eq!(signers(&world, "keys").await, ["first"]);
 
-    // The first's pods are held, as by a machine that takes its time: the second has to wait for them.
+    // They are held, as by a machine that takes its time: the second has to wait for them.
     let hold = json!({"metadata": {"finalizers": ["bistro.dev/test"]}});
     let pods = world.api::<Pod>();
     for name in ["miner-first-0", "miner-first-1"] {
