@@ -46,7 +46,9 @@ pub fn canonical(quantity: &Quantity) -> Result<Quantity, QuantityError> {
     let (digits, fraction, suffix) = split(text)?;
     let (format, exponent) = suffix_of(suffix).ok_or(QuantityError::Syntax)?;
     let number: String = [digits.trim_start_matches('0'), fraction].concat();
-    if number.len() > MAX_DIGITS || exponent.abs() > MAX_DIGITS as i32 {
+    // The exponent of a binary suffix is a power of two, at most 60, and fits beside 18 digits.
+    let far = format != Format::Binary && exponent.abs() > MAX_DIGITS as i32;
+    if number.len() > MAX_DIGITS || far {
         return Err(QuantityError::TooLong);
     }
     let mantissa: i128 = if number.is_empty() { 0 } else { number.parse().map_err(|_| QuantityError::Syntax)? };
