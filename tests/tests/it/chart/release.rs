@@ -115,7 +115,9 @@ async fn rights(release: &Release) {
         "create leases.coordination.k8s.io",
         "update leases.coordination.k8s.io/bistro-operator",
     ] {
-        assert!(release.may(needed).await, "the operator must be able to {needed}");
+        // The API server notices new rights a moment after they were written.
+        let may = async || release.may(needed).await.then_some(());
+        release.cluster.until(&format!("the operator's right to {needed}"), may).await;
     }
     for refused in [
         "get secrets",
