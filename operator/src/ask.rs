@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn asker() -> Asker {
-        Asker::new(Duration::from_secs(2), 64 << 10, false)
+        Asker::new(Duration::from_secs(2), 512 << 10, false)
     }
 
     /// What the poller makes of a node that sends these bytes `times` over and closes.
@@ -114,7 +114,7 @@ mod tests {
     async fn whatever_a_node_answers_has_one_reason() {
         let ok = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
         let megabyte = vec![b'['; 1 << 20];
-        assert_eq!(asked(ok, &megabyte, 100).await, Err(PollError::TooLarge(64 << 10)));
+        assert_eq!(asked(ok, &megabyte, 100).await, Err(PollError::TooLarge(512 << 10)));
         assert_eq!(asked("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", b"", 0).await, Err(PollError::Code(500)));
         assert_eq!(asked("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n", b"{", 1).await, Err(PollError::Broken));
         assert_eq!(asked("\x1b]0;evil\x07\r\n\r\n", b"", 0).await, Err(PollError::Broken));
