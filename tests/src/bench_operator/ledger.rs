@@ -8,7 +8,7 @@ use std::{
     time::Instant,
 };
 
-use serde::Deserialize;
+use crate::cluster::{Request, audit};
 
 /// Requests of one user from one moment on.
 pub struct Ledger {
@@ -56,22 +56,22 @@ impl Ledger {
                 return &self.tally;
             }
             self.offset += length as u64;
-            let entry: Entry = serde_json::from_slice(&line).expect("the audit log is JSON");
-            if entry.user.username == self.user {
-                self.tally.take(entry);
+            let (user, request) = audit::entry(&line);
+            if user == self.user {
+                self.tally.take(request);
             }
         }
     }
 }
 
 impl Tally {
-    fn take(&mut self, entry: Entry) {
-        let Entry { verb, user: _, object_ref: Object { resource, subresource }, response_status } = entry;
+    fn take(&mut self, request: Request) {
+        let Request { verb, resource, subresource, namespace: _, name: _, code } = request;
         // How an operator keeps its lease is not compared; reviews ask whether somebody else may read its metrics.
         if resource == "leases" || resource.ends_with("reviews") {
             return;
         }
-        self.conflicts += u64::from(response_status.code == 409);
+        self.conflicts += u64::from(code == 409);
         if matches!(verb.as_str(), "get" | "list" | "watch") {
             self.reads += 1;
             return;
@@ -83,38 +83,9 @@ impl Tally {
             self.writes += 1;
         }
         let separator = if subresource.is_empty() { "" } else { "/" };
-        let failed = if response_status.code < 400 { String::new() } else { format!(" {}", response_status.code) };
+        let failed = if code < 400 { String::new() } else { format!(" {code}") };
         *self.by.entry(format!("{verb} {resource}{separator}{subresource}{failed}")).or_default() += 1;
     }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Entry {
-    verb: String,
-    user: User,
-    #[serde(default)]
-    object_ref: Object,
-    #[serde(default)]
-    response_status: Answer,
-}
-
-#[derive(Deserialize)]
-struct User {
-    username: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Object {
-    resource: String,
-    subresource: String,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Answer {
-    code: u16,
 }
 
 #[cfg(test)]

@@ -50,8 +50,15 @@ pub(super) fn requests(log: &Path, user: &str) -> Vec<Request> {
     let events = text.split_inclusive(|byte| *byte == b'\n');
     // The last line may be half written.
     let whole = events.filter(|line| line.ends_with(b"\n"));
-    let events = whole.map(|line| serde_json::from_slice::<Event>(line).expect("the audit log is JSON"));
-    events.filter(|event| event.user.username == user).map(Request::from).collect()
+    whole.map(entry).filter(|(who, _)| who == user).map(|(_, request)| request).collect()
+}
+
+/// One line of the log: who asked, and what.
+pub(crate) fn entry(line: &[u8]) -> (String, Request) {
+    let Event { verb, user, object_ref, response_status } =
+        serde_json::from_slice(line).expect("the audit log is JSON");
+    let Object { resource, subresource, namespace, name } = object_ref;
+    (user.username, Request { verb, resource, subresource, namespace, name, code: response_status.code })
 }
 
 #[derive(Deserialize)]
@@ -83,11 +90,4 @@ struct Object {
 #[serde(default)]
 struct Answer {
     code: u16,
-}
-
-impl From<Event> for Request {
-    fn from(event: Event) -> Self {
-        let Object { resource, subresource, namespace, name } = event.object_ref;
-        Self { verb: event.verb, resource, subresource, namespace, name, code: event.response_status.code }
-    }
 }

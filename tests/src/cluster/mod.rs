@@ -5,7 +5,7 @@
 //! stops, counts or fills a cluster starts its own. Nothing outlives the test program, however it ends.
 
 mod attendant;
-mod audit;
+pub(crate) mod audit;
 mod client;
 mod control;
 mod daemon;
