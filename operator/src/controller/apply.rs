@@ -2,10 +2,12 @@
 
 use std::{error::Error as _, time::Duration};
 
+use hyper::http::{Request, header::CONTENT_TYPE};
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy},
 };
+use serde_json::json;
 use tokio::time::timeout;
 
 use super::{
@@ -15,6 +17,9 @@ use super::{
     key::Key,
     seen::Object,
 };
+
+/// What is done to a child that was created, before it is applied.
+const ADOPT: &str = "adopt";
 
 /// Why a child is not as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +46,8 @@ pub enum RequestError {
 impl ApplyError {
     /// The API server will say the same again until somebody changes something: a quota, a policy, a field.
     pub fn is_refusal(&self) -> bool {
-        matches!(self.code(), Some(400 | 403 | 404 | 413 | 422))
+        // To adopt a child only fails because somebody else was faster.
+        self.verb != ADOPT && matches!(self.code(), Some(400 | 403 | 404 | 413 | 422))
     }
 
     fn code(&self) -> Option<u16> {
@@ -107,28 +113,86 @@ pub async fn apply(context: &Context, key: &Key, uid: &str, wanted: &[Wanted]) -
     Ok(applied)
 }
 
-/// Server-side apply: the operator owns the fields that it sends, and takes them from whoever else wrote them.
+/// Makes a child what is wanted.
+///
+/// Where none is known it is created, which costs the API server half of an apply. Else server-side apply: the operator
+/// owns the fields that it sends, and takes them from whoever else wrote them.
 async fn write(context: &Context, key: &Key, child: &Wanted) -> Result<(), ApplyError> {
     let api = api(context, key, child.kind);
+    let mut known = context.cache.lock().child(key, child.kind, &child.name).cloned();
+    if known.is_none() {
+        match bounded(create(context, key, child)).await {
+            Ok(object) => {
+                note(context, key, child, "create", &object);
+                return Ok(());
+            }
+            Err(RequestError::Kube(kube::Error::Api(status))) if status.code == 409 => {}
+            Err(error) => return Err(failed("create", child, error)),
+        }
+        // It lost our labels, or never had them, so that no watch shows it.
+        let there = bounded(api.get_opt(&child.name)).await.map_err(|error| failed("read", child, error))?;
+        known = there.map(|object| Child::seen(child.kind, &object));
+    }
+    if let Some(at) = known.as_ref().and_then(|known| known.created_by_us) {
+        adopt(context, key, child, at).await?;
+    }
     let params = PatchParams::apply(FIELD_MANAGER).force();
-    let written = bounded(api.patch(&child.name, &params, &Patch::Apply(&child.object))).await;
-    let error = match written {
+    let error = match bounded(api.patch(&child.name, &params, &Patch::Apply(&child.text))).await {
         Ok(object) => {
-            context.metrics.wrote(child.kind.as_str(), "apply");
-            context.cache.lock().wrote_child(key, child.kind, Child::written(&object, child));
+            note(context, key, child, "apply", &object);
             return Ok(());
         }
-        Err(error) => ApplyError { verb: "apply", kind: child.kind, name: child.name.clone(), source: Box::new(error) },
+        Err(error) => failed("apply", child, error),
     };
-    let known =
-        context.cache.lock().children.get(key).into_iter().flatten().find(|(kind, _)| *kind == child.kind).cloned();
     match known {
-        Some((kind, old)) if kind == ChildKind::StatefulSet && is_immutable(&error) => {
+        Some(old) if child.kind == ChildKind::StatefulSet && is_immutable(&error) => {
             // Its pods stay and are adopted by the next one, which its end makes: no hotkey signs twice, none stops.
             tracing::info!(%key, "a StatefulSet cannot change like this: replaced without touching its pods");
-            delete(context, key, kind, &old, PropagationPolicy::Orphan).await
+            delete(context, key, child.kind, &old, PropagationPolicy::Orphan).await
         }
         _ => Err(error),
+    }
+}
+
+async fn create(context: &Context, key: &Key, child: &Wanted) -> Result<Object, kube::Error> {
+    let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+    let body = child.text.get().as_bytes().to_vec();
+    let request = kube::core::Request::new(api(context, key, child.kind).resource_url()).create(&params, body);
+    context.client.request(request.map_err(kube::Error::BuildRequest)?).await
+}
+
+fn note(context: &Context, key: &Key, child: &Wanted, verb: &str, object: &Object) {
+    context.metrics.wrote(child.kind.as_str(), verb);
+    context.cache.lock().wrote_child(key, child.kind, Child::written(object, child));
+}
+
+fn failed(verb: &'static str, child: &Wanted, error: RequestError) -> ApplyError {
+    ApplyError { verb, kind: child.kind, name: child.name.clone(), source: Box::new(error) }
+}
+
+/// Makes the fields that the operator owns because it created a child into fields that it applied. To the API server these
+/// are two owners: a field that is wanted no more would stay, as the other one's. Once in the life of a child.
+async fn adopt(context: &Context, key: &Key, child: &Wanted, at: usize) -> Result<(), ApplyError> {
+    let field = |name: &str| format!("/metadata/managedFields/{at}/{name}");
+    // Fails if the list is another one by now; the watch shows that one, and the queue tries again.
+    let patch = json!([
+        { "op": "test", "path": field("manager"), "value": FIELD_MANAGER },
+        { "op": "test", "path": field("operation"), "value": "Update" },
+        { "op": "replace", "path": field("operation"), "value": "Apply" },
+    ]);
+    let url = format!("{}/{}", api(context, key, child.kind).resource_url(), child.name);
+    let request = Request::patch(url).header(CONTENT_TYPE, "application/json-patch+json");
+    let request = request.body(patch.to_string().into_bytes()).map_err(kube::core::request::Error::BuildRequest);
+    let send = async { context.client.request::<Object>(request.map_err(kube::Error::BuildRequest)?).await };
+    match bounded(send).await {
+        Ok(object) => {
+            let adopted = Child::seen(child.kind, &object);
+            let _ = context.cache.lock().put_child(key, child.kind, adopted);
+            Ok(())
+        }
+        // Gone: there is nothing to adopt.
+        Err(RequestError::Kube(kube::Error::Api(status))) if status.code == 404 => Ok(()),
+        Err(error) => Err(failed(ADOPT, child, error)),
     }
 }
 

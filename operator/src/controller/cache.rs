@@ -60,6 +60,17 @@ struct Names {
 /// A resource, or why it cannot be read: one that was stored under an older schema must not stop the others.
 pub type Held<K> = Result<Arc<K>, Arc<str>>;
 
+/// What became of a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PodChange {
+    /// Nothing that anybody acts on.
+    Nothing,
+    /// Its node can be asked at another address.
+    Moved,
+    /// A status may show it.
+    Shown,
+}
+
 /// A pod and what its node reported.
 #[derive(Clone, Debug)]
 pub struct PodRecord {
@@ -152,6 +163,12 @@ impl State {
         }
     }
 
+    /// A child by its name.
+    pub fn child(&self, owner: &Key, kind: ChildKind, name: &str) -> Option<&Child> {
+        let mut children = self.children.get(owner)?.iter();
+        children.find(|(k, child)| *k == kind && *child.name == *name).map(|(_, child)| child)
+    }
+
     /// Remembers what the operator just wrote.
     pub fn wrote_child(&mut self, owner: &Key, kind: ChildKind, child: Child) {
         let children = self.children.entry(owner.clone()).or_default();
@@ -174,14 +191,14 @@ impl State {
         dropped
     }
 
-    /// Puts a pod in its place. Says whether anything about it changed.
-    pub fn put_pod(&mut self, owner: &Key, ordinal: u32, state: PodState) -> bool {
+    /// Puts a pod in its place. Says what that changed.
+    pub fn put_pod(&mut self, owner: &Key, ordinal: u32, state: PodState) -> PodChange {
         let pods = self.pods.entry(owner.clone()).or_default();
         let known = pods.remove(&ordinal);
         if let Some(known) = &known {
             if known.state.uid == state.uid && known.state.version > state.version {
                 pods.insert(ordinal, known.clone());
-                return false;
+                return PodChange::Nothing;
             }
             unsign(&mut self.signers, owner, ordinal, &known.state);
         }
@@ -189,14 +206,21 @@ impl State {
             let pods = self.signers.entry((owner.namespace.clone(), wallet.clone())).or_default();
             pods.insert((owner.clone(), ordinal));
         }
-        let changed = known.as_ref().is_none_or(|known| !known.state.same_as(&state));
+        let shown = known
+            .as_ref()
+            .is_none_or(|known| !known.state.shows_as(&state) || (known.mount.is_some() && state.running));
+        let moved = known.as_ref().is_none_or(|known| known.state.asked_at() != state.asked_at());
         let same = known.filter(|known| known.state.uid == state.uid);
         let (mount, report, silence) = match same {
             Some(known) => (known.mount.filter(|_| !state.running), known.report, known.silence),
             None => (None, None, None),
         };
         pods.insert(ordinal, PodRecord { state, mount, report, silence });
-        changed
+        match (shown, moved) {
+            (true, _) => PodChange::Shown,
+            (false, true) => PodChange::Moved,
+            (false, false) => PodChange::Nothing,
+        }
     }
 
     /// Forgets a pod, unless another one took its place.
@@ -343,6 +367,7 @@ pub enum ChildChange {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
     use serde_json::json;
 
     use super::*;
@@ -364,7 +389,7 @@ mod tests {
     fn an_event_from_before_our_own_write_changes_nothing() {
         let (mut state, key) = (State::default(), Key::new(Kind::Miner, "ns", "m"));
         assert_eq!(state.put_child(&key, ChildKind::ConfigMap, child("a", 5, 1)), ChildChange::Content);
-        let wanted = Wanted::new(ChildKind::ConfigMap, &json!({"data": {"value": 2}})).expect("JSON");
+        let wanted = Wanted::new(ChildKind::ConfigMap, ConfigMap::default()).expect("JSON");
         let written = Child::written(&object("a", 7, 2), &wanted);
         state.wrote_child(&key, ChildKind::ConfigMap, written);
         assert_eq!(state.put_child(&key, ChildKind::ConfigMap, child("a", 6, 1)), ChildChange::Nothing);

@@ -13,11 +13,18 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-use kube::{api::ApiResource, core::GroupVersionKind};
+use kube::{ResourceExt, api::ApiResource, core::GroupVersionKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 
-use super::{agree::agrees, key::Key, seen::Object};
+use super::{
+    agree::agrees,
+    key::Key,
+    seen::{Object, part},
+};
+
+/// Annotation of a child: a digest of all fields that the operator wants in it.
+const WANTED: &str = "bistro.dev/wanted-digest";
 
 /// The kinds of objects that the operator writes, in the order in which they are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,6 +103,8 @@ pub struct Child {
     pub controller: Option<Box<str>>,
     /// How far its pods are; a StatefulSet's only.
     pub rollout: Option<Rollout>,
+    /// Where the list of who owns its fields says that the operator created it; absent once that is adopted.
+    pub created_by_us: Option<usize>,
 }
 
 /// What a StatefulSet says of its pods.
@@ -129,6 +138,7 @@ impl Child {
             deleting: metadata.deletion_timestamp.is_some(),
             controller: controller.map(|owner| owner.uid.clone().into()),
             rollout: (kind == ChildKind::StatefulSet).then(|| rollout(object)),
+            created_by_us: object.created_by_us,
         }
     }
 
@@ -170,24 +180,29 @@ pub struct Wanted {
     pub kind: ChildKind,
     /// Its name.
     pub name: String,
-    /// All fields that the operator owns.
-    pub object: Value,
+    /// All fields that the operator owns, as they are sent.
+    pub text: Box<RawValue>,
     /// Hash of these.
     pub hash: u64,
 }
 
 impl Wanted {
-    /// A child as it should be.
-    pub fn new<K: serde::Serialize>(kind: ChildKind, object: &K) -> Result<Self, serde_json::Error> {
-        let object = serde_json::to_value(object)?;
-        let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let hash = hash(&serde_json::to_vec(&object)?).max(1);
-        Ok(Self { kind, name, object, hash })
+    /// A child as it should be, with an annotation that names all of it: else an operator that was away while something was
+    /// taken from a resource would find everything in the child that is still wanted, and leave the rest.
+    pub fn new<K>(kind: ChildKind, mut object: K) -> Result<Self, serde_json::Error>
+    where
+        K: kube::Resource<DynamicType = ()> + Serialize,
+    {
+        let digest = hash(&serde_json::to_vec(&object)?);
+        object.annotations_mut().insert(WANTED.to_owned(), format!("{digest:016x}"));
+        let text = serde_json::value::to_raw_value(&object)?;
+        Ok(Self { kind, name: object.name_any(), hash: hash(text.get().as_bytes()).max(1), text })
     }
 
     /// A live object has all of it. Items of lists come without their kind, which the watch knows anyway.
     fn stands_in(&self, live: &Value) -> bool {
-        let fields = self.object.as_object().into_iter().flatten();
+        let wanted: Value = serde_json::from_str(self.text.get()).unwrap_or(Value::Null);
+        let fields = wanted.as_object().into_iter().flatten();
         fields
             .filter(|(name, _)| !matches!(name.as_str(), "apiVersion" | "kind"))
             .all(|(name, wanted)| live.get(name).is_some_and(|live| agrees(wanted, live)))
@@ -245,13 +260,10 @@ fn rollout(object: &Object) -> Rollout {
     struct Spec {
         replicas: u32,
     }
-    fn read<T: Default + for<'a> Deserialize<'a>>(raw: Option<&RawValue>) -> T {
-        raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
-    }
-    let status: Status = read(object.status.as_deref());
+    let status: Status = part(object.status.as_deref());
     Rollout {
         observed: object.metadata.generation.is_some_and(|generation| status.observed_generation >= generation),
-        wanted: read::<Spec>(object.spec.as_deref()).replicas,
+        wanted: part::<Spec>(object.spec.as_deref()).replicas,
         replicas: status.replicas,
         ready: status.ready_replicas,
         updated: status.updated_replicas,
@@ -268,13 +280,21 @@ mod tests {
 
     use super::*;
 
+    fn wanted(replicas: u32) -> Wanted {
+        let object = json!({"metadata": {"name": "miner-m"}, "spec": {"replicas": replicas, "serviceName": "miner-m"}});
+        let set: StatefulSet = serde_json::from_value(object).expect("a StatefulSet");
+        Wanted::new(ChildKind::StatefulSet, set).expect("JSON")
+    }
+
+    /// What the API server made of `wanted(2)`, with so many replicas by now.
     fn live(version: &str, replicas: u32, ready: u32) -> Object {
-        let object = json!({
-            "apiVersion": "apps/v1", "kind": "StatefulSet",
-            "metadata": {"name": "miner-m", "namespace": "ns", "uid": "u", "resourceVersion": version, "generation": 1},
-            "spec": {"replicas": replicas, "podManagementPolicy": "Parallel", "defaulted": true},
-            "status": {"observedGeneration": 1, "readyReplicas": ready},
-        });
+        let mut object: Value = serde_json::from_str(wanted(2).text.get()).expect("JSON");
+        for (field, value) in [("uid", json!("u")), ("resourceVersion", json!(version)), ("generation", json!(1))] {
+            object["metadata"][field] = value;
+        }
+        object["spec"]["replicas"] = json!(replicas);
+        object["spec"]["defaulted"] = json!(true);
+        object["status"] = json!({"observedGeneration": 1, "readyReplicas": ready});
         serde_json::from_str(&object.to_string()).expect("an object")
     }
 
@@ -282,15 +302,17 @@ mod tests {
         Child::seen(ChildKind::StatefulSet, &live(version, replicas, ready))
     }
 
-    fn wanted(replicas: u32) -> Wanted {
-        let object = json!({"kind": "StatefulSet", "metadata": {"name": "miner-m"}, "spec": {"replicas": replicas}});
-        Wanted::new(ChildKind::StatefulSet, &object).expect("JSON")
-    }
-
     #[test]
     fn a_child_of_an_earlier_life_is_compared_with_what_is_wanted() {
         assert!(seen("1", 2, 0).is(&wanted(2)));
         assert!(!seen("1", 3, 0).is(&wanted(2)));
+    }
+
+    #[test]
+    fn what_was_wanted_in_an_earlier_life_and_is_no_more_counts_too() {
+        let object = json!({"metadata": {"name": "miner-m"}, "spec": {"replicas": 2}});
+        let less: StatefulSet = serde_json::from_value(object).expect("a StatefulSet");
+        assert!(!seen("1", 2, 0).is(&Wanted::new(ChildKind::StatefulSet, less).expect("JSON")));
     }
 
     #[test]

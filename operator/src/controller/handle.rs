@@ -6,24 +6,24 @@ use bistro_api::{Node, Subnet};
 use kube::ResourceExt;
 
 use super::{
-    cache::{ChildChange, Held, State, Stored},
+    cache::{ChildChange, Held, PodChange, State, Stored},
     child::{self, Child, ChildKind},
     context::Context,
     key::{Key, Kind},
     pass::PAUSED,
     pod::{PodState, short},
     poll::PodId,
-    seen::{Guarded, Object, Parts, SeenEvent, SeenPod},
+    seen::{self, Involved, Parts, part},
     watch::{Change, name_of},
 };
 
 /// Pods come up in bursts; one pass after a burst is enough.
-const BURST: Duration = Duration::from_millis(50);
+const BURST: Duration = Duration::from_millis(200);
 /// Users of a Subnet change all the time; its status is written every 30 s at most anyway.
 const SUBNET_BURST: Duration = Duration::from_secs(1);
 
 /// A Miner, Validator or Averager.
-pub fn node<K: Node + Stored + Parts + Send>(context: &Context, change: Change<Guarded<K>>) {
+pub fn node<K: Node + Stored + Parts>(context: &Context, change: Change) {
     resource::<K>(context, change, |state, key, held| {
         let Some(Ok(node)) = held else { return state.forget(key) };
         let workload = node.workload();
@@ -33,7 +33,7 @@ pub fn node<K: Node + Stored + Parts + Send>(context: &Context, change: Change<G
 }
 
 /// A Subnet.
-pub fn subnet(context: &Context, change: Change<Guarded<Subnet>>) {
+pub fn subnet(context: &Context, change: Change) {
     resource::<Subnet>(context, change, |state, key, held| {
         if held.is_none() {
             state.forget(key);
@@ -42,11 +42,7 @@ pub fn subnet(context: &Context, change: Change<Guarded<Subnet>>) {
 }
 
 /// A resource came, changed or went: `index` keeps the cache's indexes, and everybody whom it concerns is queued.
-fn resource<K: Stored + Parts + Clone + std::fmt::Debug + Send>(
-    context: &Context,
-    change: Change<Guarded<K>>,
-    index: impl Fn(&mut State, &Key, Option<&Held<K>>),
-) {
+fn resource<K: Stored + Parts>(context: &Context, change: Change, index: impl Fn(&mut State, &Key, Option<&Held<K>>)) {
     let put = |key: Key, held: Option<Held<K>>| {
         let mut state = context.cache.lock();
         // Both before and after: whoever it no longer concerns has to know too.
@@ -79,11 +75,12 @@ fn resource<K: Stored + Parts + Clone + std::fmt::Debug + Send>(
     };
     match change {
         Change::Applied(object) => {
-            let (namespace, name) = name_of(&*object);
-            put(Key::new(K::KIND, &namespace, &name), Some(object.object.map(Arc::new).map_err(Arc::from)));
+            let (namespace, name) = name_of(&object);
+            let held = seen::resource::<K>(*object).map(Arc::new).map_err(Arc::from);
+            put(Key::new(K::KIND, &namespace, &name), Some(held));
         }
         Change::Deleted(object) => {
-            let (namespace, name) = name_of(&*object);
+            let (namespace, name) = name_of(&object);
             put(Key::new(K::KIND, &namespace, &name), None);
         }
         Change::Listed(within, listed) => {
@@ -133,7 +130,7 @@ fn weight<K: kube::Resource>(before: Option<&Held<K>>, after: Option<&Held<K>>) 
 }
 
 /// A child.
-pub fn child(context: &Context, kind: ChildKind, change: Change<Object>) {
+pub fn child(context: &Context, kind: ChildKind, change: Change) {
     match change {
         Change::Applied(object) => {
             let Some(owner) = child::owner(&object.metadata) else { return };
@@ -170,7 +167,7 @@ pub fn child(context: &Context, kind: ChildKind, change: Change<Object>) {
 }
 
 /// A pod of a node. Gives it back if it came up or changed: it may be asked for its status.
-pub fn pod(context: &Context, change: Change<SeenPod>) -> Option<PodId> {
+pub fn pod(context: &Context, change: Change) -> Option<PodId> {
     let gone = |owner: Key, ordinal: u32, uid: Option<&str>| {
         let mut state = context.cache.lock();
         let Some(dropped) = state.drop_pod(&owner, ordinal, uid) else { return };
@@ -184,11 +181,11 @@ pub fn pod(context: &Context, change: Change<SeenPod>) -> Option<PodId> {
     match change {
         Change::Applied(object) => {
             let (owner, ordinal, state) = PodState::seen(&object)?;
-            if !context.cache.lock().put_pod(&owner, ordinal, state) {
-                return None;
+            let change = context.cache.lock().put_pod(&owner, ordinal, state);
+            if change == PodChange::Shown {
+                context.queue.add_after(owner.clone(), BURST);
             }
-            context.queue.add_after(owner.clone(), BURST);
-            return Some((owner, ordinal));
+            return (change != PodChange::Nothing).then_some((owner, ordinal));
         }
         Change::Deleted(object) => {
             let (owner, ordinal, state) = PodState::seen(&object)?;
@@ -209,18 +206,19 @@ pub fn pod(context: &Context, change: Change<SeenPod>) -> Option<PodId> {
 }
 
 /// The kubelet cannot mount a volume of a pod: it tells that in an event only.
-pub fn mount_failure(context: &Context, change: Change<SeenEvent>) {
+pub fn mount_failure(context: &Context, change: Change) {
     let Change::Applied(event) = change else { return };
-    let pod = &event.involved_object;
+    let pod: Involved = part(event.involved_object.as_deref());
     let Some((child, ordinal)) = pod.name.rsplit_once('-') else { return };
     let (Some(owner), Ok(ordinal)) = (Key::of_child(&pod.namespace, child), ordinal.parse::<u32>()) else { return };
-    let uid = &pod.uid;
+    let uid = pod.uid;
+    let message: String = part(event.message.as_deref());
     let mut state = context.cache.lock();
     let Some(pod) = state.pods.get_mut(&owner).and_then(|pods| pods.get_mut(&ordinal)) else { return };
-    if pod.state.running || *pod.state.uid != **uid {
+    if pod.state.running || *pod.state.uid != *uid {
         return;
     }
-    let words = Some(Box::from(short(&event.message)));
+    let words = Some(Box::from(short(&message)));
     if std::mem::replace(&mut pod.mount, words.clone()) != words {
         drop(state);
         context.queue.add_after(owner, BURST);

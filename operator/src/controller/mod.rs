@@ -14,6 +14,7 @@ mod apply;
 mod arguments;
 mod cache;
 mod child;
+mod client;
 mod context;
 mod election;
 mod gate;
@@ -36,7 +37,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use bistro_api::{Averager, Miner, Subnet, Validator};
 use k8s_controller::events::{EventRecorder, Reporter};
-use kube::{Client, api::ApiResource, client::ClientBuilder, core::GroupVersionKind};
+use kube::{api::ApiResource, core::GroupVersionKind};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -61,7 +62,6 @@ use self::{
     pass::PassError,
     poll::PodId,
     queue::{Outcome, Queue},
-    seen::Seen,
     watch::{Change, Synced, Target},
 };
 
@@ -75,10 +75,8 @@ const LAST_WRITES: Duration = Duration::from_secs(5);
 /// Why the operator ends.
 #[derive(Debug, thiserror::Error)]
 enum OperatorError {
-    #[error("failed to find a cluster: set KUBECONFIG, or run in a pod with a service account")]
-    Config(#[source] kube::config::InferConfigError),
-    #[error("failed to make a client for the API server")]
-    Client(#[source] kube::Error),
+    #[error(transparent)]
+    Connect(#[from] client::ConnectError),
     #[error("failed to listen on {0}: choose another --http")]
     Listen(std::net::SocketAddr, #[source] std::io::Error),
     #[error("failed to register metrics")]
@@ -96,12 +94,20 @@ enum OperatorError {
 /// Runs until SIGTERM or until the lease is lost. Exit code 2: the arguments are wrong.
 pub fn run(arguments: &Arguments) -> ExitCode {
     log(arguments.log_format);
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // One thread: all it does is to wait and to read JSON, and threads that wake each other cost more than they bring.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = runtime.map_err(OperatorError::Start).and_then(|runtime| runtime.block_on(operate(arguments)));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let code = if matches!(error, OperatorError::Timing(_) | OperatorError::Config(_)) { 2 } else { 1 };
+            let code = if matches!(
+                error,
+                OperatorError::Timing(_) | OperatorError::Connect(client::ConnectError::Config(_))
+            ) {
+                2
+            } else {
+                1
+            };
             tracing::error!("{}", crate::cli::one_line(&error));
             ExitCode::from(code)
         }
@@ -123,7 +129,8 @@ async fn operate(arguments: &Arguments) -> Result<(), OperatorError> {
     let metrics = Metrics::new(arguments.max_concurrent_reconciles.into(), &arguments.lease_name)?;
     let fence = if arguments.leader_elect { Fence::default() } else { Fence::open() };
     let (beats, synced) = (Beats::default(), Arc::new(Synced::default()));
-    let client = client(GateLayer { fence: fence.clone(), beats: beats.clone(), metrics: metrics.clone() }).await?;
+    let client =
+        client::connect(GateLayer { fence: fence.clone(), beats: beats.clone(), metrics: metrics.clone() }).await?;
     let identity = arguments.identity();
     let reporter = Reporter { controller: context::FIELD_MANAGER.to_owned(), instance: Some(identity.clone()) };
     let context = Context {
@@ -281,27 +288,18 @@ struct Watches<'a> {
 }
 
 impl Watches<'_> {
-    fn add<T: Seen>(
+    fn add(
         &mut self,
         resource: ApiResource,
         labels: Option<&'static str>,
         fields: Option<&'static str>,
-        handle: impl Fn(&Context, Change<T>) + Clone + Send + 'static,
+        handle: impl Fn(&Context, Change) + Send + Sync + 'static,
     ) {
         let target = Target { resource, labels, fields, namespaces: self.namespaces.to_vec() };
         let context = self.context.clone();
-        let handle = move |change| handle(&context, change);
-        self.all.extend(watch::start(&self.context.client, &target, self.synced, &self.context.metrics, handle));
+        let handle: watch::Handle = Arc::new(move |change| handle(&context, change));
+        self.all.extend(watch::start(&self.context.client, &target, self.synced, &self.context.metrics, &handle));
     }
-}
-
-async fn client(layer: GateLayer) -> Result<Client, OperatorError> {
-    let mut config = kube::Config::infer().await.map_err(OperatorError::Config)?;
-    // The queue tries again, so that every attempt passes the fence.
-    config.default_retry = false;
-    config.read_timeout = Some(Duration::from_secs(150));
-    let builder = ClientBuilder::try_from(config).map_err(OperatorError::Client)?;
-    Ok(builder.with_layer(&layer).build())
 }
 
 fn stop_signal() -> CancellationToken {

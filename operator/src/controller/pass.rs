@@ -6,7 +6,7 @@ use std::{
 };
 
 use bistro_api::{Node, Subnet, conditions::reason, workload::WorkloadStatus};
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::ResourceExt;
 
 use super::{
@@ -187,11 +187,11 @@ fn is_built(context: &Context, key: &Key, uid: &str, from: u64) -> bool {
 /// The children in the order in which they are written: the pods' settings exist before the pods.
 fn wanted(children: Children) -> Result<Vec<Wanted>, serde_json::Error> {
     let Children { config_map, service, pod_disruption_budget, stateful_set } = children;
-    let mut all = vec![Wanted::new(ChildKind::ConfigMap, &config_map)?, Wanted::new(ChildKind::Service, &service)?];
+    let mut all = vec![Wanted::new(ChildKind::ConfigMap, config_map)?, Wanted::new(ChildKind::Service, service)?];
     if let Some(budget) = pod_disruption_budget {
-        all.push(Wanted::new(ChildKind::PodDisruptionBudget, &budget)?);
+        all.push(Wanted::new(ChildKind::PodDisruptionBudget, budget)?);
     }
-    all.push(Wanted::new(ChildKind::StatefulSet, &stateful_set)?);
+    all.push(Wanted::new(ChildKind::StatefulSet, stateful_set)?);
     Ok(all)
 }
 
@@ -205,7 +205,7 @@ async fn update_status<K: Node + Stored + Sync>(
     let resource = &found.resource;
     let workload = resource.workload();
     let child_name = key.child_name();
-    let Observed { rollout, pods, scores } = observed(&context.cache.lock(), key);
+    let Observed { rollout, pods, scores, inherited } = observed(&context.cache.lock(), key);
     let facts = Facts {
         generation: resource.meta().generation,
         child_name: &child_name,
@@ -216,6 +216,7 @@ async fn update_status<K: Node + Stored + Sync>(
         rollout,
         pods: &pods,
         scores,
+        inherited,
         now: Timestamp::now().as_second(),
     };
     let (status, next_look) = status::of(&facts, resource.status());
@@ -247,6 +248,8 @@ struct Observed {
     pods: BTreeMap<u32, PodRecord>,
     /// What validators think of a Miner's hotkeys.
     scores: HashMap<Box<str>, f64>,
+    /// No status was written in this life of the operator.
+    inherited: bool,
 }
 
 fn observed(state: &State, key: &Key) -> Observed {
@@ -255,17 +258,19 @@ fn observed(state: &State, key: &Key) -> Observed {
         rollout: children.filter(|(kind, _)| *kind == ChildKind::StatefulSet).find_map(|(_, child)| child.rollout),
         pods: state.pods.get(key).cloned().unwrap_or_default(),
         scores: if key.kind == Kind::Miner { state.scores(key) } else { HashMap::new() },
+        inherited: state.memories.get(key).is_none_or(|memory| memory.status.is_none()),
     }
 }
 
 /// A condition has another status or reason, or the status is of another spec: people and scripts wait for these.
+/// One that is new and Unknown says no more than one that is absent.
 fn flips(before: Option<&WorkloadStatus>, after: &WorkloadStatus) -> bool {
     let Some(before) = before else { return true };
-    let words = |status: &WorkloadStatus| -> BTreeMap<String, (String, String)> {
-        let all = status.conditions.iter();
-        all.map(|c| (c.type_.clone(), (c.status.clone(), c.reason.clone()))).collect()
+    let said = |c: &Condition| {
+        let known = before.conditions.iter().find(|known| known.type_ == c.type_);
+        known.map_or(c.status == "Unknown", |known| known.status == c.status && known.reason == c.reason)
     };
-    before.observed_generation != after.observed_generation || words(before) != words(after)
+    before.observed_generation != after.observed_generation || !after.conditions.iter().all(said)
 }
 
 /// Selects the pods, for `kubectl scale` and autoscalers.

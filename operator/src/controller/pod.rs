@@ -3,7 +3,7 @@
 use super::{
     child,
     key::Key,
-    seen::{SeenPod, SeenState},
+    seen::{Object, SeenPodSpec, SeenPodStatus, SeenState, part},
 };
 use crate::{plan::contract, text};
 use bistro_api::{NodeStatus, workload::NodeSummary};
@@ -51,37 +51,44 @@ pub enum Trouble {
 
 impl PodState {
     /// What is remembered of a pod, and whose it is.
-    pub fn seen(pod: &SeenPod) -> Option<(Key, u32, Self)> {
+    pub fn seen(pod: &Object) -> Option<(Key, u32, Self)> {
         let metadata = &pod.metadata;
         let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == "StatefulSet")?;
         let key = Key::of_child(metadata.namespace.as_deref()?, &owner.name)?;
         let ordinal = metadata.name.as_deref()?.strip_prefix(&owner.name)?.strip_prefix('-')?.parse().ok()?;
-        let wallet = pod.spec.volumes.iter().filter(|volume| volume.name == contract::WALLET);
+        let spec: SeenPodSpec = part(pod.spec.as_deref());
+        let status: SeenPodStatus = part(pod.status.as_deref());
+        let wallet = spec.volumes.iter().filter(|volume| volume.name == contract::WALLET);
         let wallet = wallet.flat_map(|volume| &volume.secret).find_map(|secret| secret.secret_name.as_deref());
-        let ready = pod.status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
+        let ready = status.conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True");
         let state = Self {
             uid: metadata.uid.as_deref().unwrap_or_default().into(),
             version: child::version(metadata),
-            address: pod.status.pod_ip.as_deref().map(Into::into),
+            address: status.pod_ip.as_deref().map(Into::into),
             ready,
-            trouble: if ready { None } else { trouble(pod) },
+            trouble: if ready { None } else { trouble(&status) },
             deleted_by: metadata.deletion_timestamp.as_ref().map(|time| time.0.as_second()),
             created: metadata.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
-            machine: pod.spec.node_name.as_deref().map(Into::into),
+            machine: spec.node_name.as_deref().map(Into::into),
             wallet: wallet.map(Into::into),
-            running: pod.status.container_statuses.iter().any(|container| container.state.running.is_some()),
+            running: status.container_statuses.iter().any(|container| container.state.running.is_some()),
         };
         Some((key, ordinal, state))
     }
 
-    /// Nothing changed but its version.
-    pub fn same_as(&self, other: &PodState) -> bool {
-        Self { version: 0, ..self.clone() } == Self { version: 0, ..other.clone() }
+    /// Where its node can be asked for its status, once it runs.
+    pub fn asked_at(&self) -> Option<&str> {
+        self.address.as_deref().filter(|_| self.running)
+    }
+
+    /// It shows as the same in a status. Where it runs does not count: nobody is told that before something is wrong.
+    pub fn shows_as(&self, other: &PodState) -> bool {
+        let shown = |pod: &PodState| (pod.ready, pod.deleted_by);
+        self.uid == other.uid && shown(self) == shown(other) && self.trouble == other.trouble
     }
 }
 
-fn trouble(pod: &SeenPod) -> Option<Trouble> {
-    let status = &pod.status;
+fn trouble(status: &SeenPodStatus) -> Option<Trouble> {
     let words = |reason: &Option<String>, message: &Option<String>| {
         short(message.as_deref().or(reason.as_deref()).unwrap_or_default())
     };

@@ -109,9 +109,8 @@ fn pause(interval: Duration, failures: u32) -> Duration {
 fn address(context: &Context, (owner, ordinal): &PodId) -> Option<SocketAddr> {
     let state = context.cache.lock();
     let pod = state.pods.get(owner)?.get(ordinal)?;
-    let address: IpAddr = pod.state.address.as_deref()?.parse().ok()?;
-    let port = u16::try_from(contract::PORT).ok()?;
-    pod.state.running.then(|| SocketAddr::new(address, port))
+    let address: IpAddr = pod.state.asked_at()?.parse().ok()?;
+    Some(SocketAddr::new(address, u16::try_from(contract::PORT).ok()?))
 }
 
 fn take_in(context: &Context, (owner, ordinal): &PodId, answer: Result<Report, PollError>, attempts: u32) {

@@ -1,6 +1,9 @@
 //! Writes statuses and tells people about trouble.
 
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
 
 use bistro_api::conditions::{condition, reason};
 use k8s_controller::{
@@ -53,7 +56,7 @@ pub enum StatusError {
 
 /// A status that may have to be written.
 #[derive(Debug)]
-pub struct Draft<'a, S> {
+pub struct Draft<'a> {
     /// Of which resource.
     pub key: &'a Key,
     /// How the API server names its kind.
@@ -61,16 +64,20 @@ pub struct Draft<'a, S> {
     /// Version of the resource as it was last seen.
     pub seen: u64,
     /// The new status.
-    pub status: &'a S,
+    status: Value,
     /// Its hash.
     hash: u64,
 }
 
-impl<'a, S: Serialize> Draft<'a, S> {
+impl<'a> Draft<'a> {
     /// A status of a resource as it was last seen.
-    pub fn new<K: Resource<DynamicType = ()>>(key: &'a Key, resource: &K, status: &'a S) -> Result<Self, StatusError> {
-        let seen = child::version(resource.meta());
-        Ok(Self { key, resource: ApiResource::erase::<K>(&()), seen, status, hash: hash(status)? })
+    pub fn new<K: Resource<DynamicType = ()>>(
+        key: &'a Key,
+        resource: &K,
+        status: &impl Serialize,
+    ) -> Result<Self, StatusError> {
+        let (seen, status) = (child::version(resource.meta()), serde_json::to_value(status)?);
+        Ok(Self { key, resource: ApiResource::erase::<K>(&()), seen, hash: fingerprint(&status), status })
     }
 
     /// It was written before, and the watch has not shown that yet.
@@ -90,8 +97,7 @@ impl<'a, S: Serialize> Draft<'a, S> {
     pub async fn write(&self, context: &Context) -> Result<(), StatusError> {
         let resource = &self.resource;
         let api: Api<Object> = Api::namespaced_with(context.client.clone(), &self.key.namespace, resource);
-        let status = serde_json::to_value(self.status)?;
-        let patch = json!({ "apiVersion": resource.api_version, "kind": resource.kind, "status": status });
+        let patch = json!({ "apiVersion": resource.api_version, "kind": resource.kind, "status": self.status });
         let params = PatchParams::apply(FIELD_MANAGER).force();
         match bounded(api.patch_status(&self.key.name, &params, &Patch::Apply(&patch))).await {
             Ok(object) => {
@@ -110,21 +116,24 @@ impl<'a, S: Serialize> Draft<'a, S> {
 }
 
 /// Hash of a status without the times of its conditions.
-pub fn hash(status: &impl Serialize) -> Result<u64, serde_json::Error> {
-    let mut value = serde_json::to_value(status)?;
-    for condition in value.get_mut("conditions").and_then(Value::as_array_mut).into_iter().flatten() {
-        if let Value::Object(fields) = condition {
-            fields.remove("lastTransitionTime");
+fn fingerprint(status: &Value) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for (name, value) in status.as_object().into_iter().flatten() {
+        match value.as_array().filter(|_| name == "conditions") {
+            None => (name, value).hash(&mut hasher),
+            Some(conditions) => {
+                let fields = conditions.iter().filter_map(Value::as_object).flatten();
+                fields.filter(|(name, _)| *name != "lastTransitionTime").for_each(|field| field.hash(&mut hasher));
+            }
         }
     }
-    let text = serde_json::to_vec(&value)?;
-    Ok(u64::from_le_bytes(blake3::hash(&text).as_bytes()[..8].try_into().expect("eight bytes")))
+    hasher.finish()
 }
 
 /// An event for trouble that is new; none for trouble that was told already.
 pub async fn tell<K: Resource<DynamicType = ()>>(context: &Context, key: &Key, resource: &K, conditions: &[Condition]) {
     let Some(ready) = conditions.iter().find(|c| c.type_ == condition::READY) else { return };
-    let trouble = TROUBLE.contains(&ready.reason.as_str()).then(|| hash(&ready.reason).unwrap_or_default());
+    let trouble = TROUBLE.contains(&ready.reason.as_str()).then(|| fingerprint(&json!({ "reason": ready.reason })));
     {
         let mut state = context.cache.lock();
         let memory = state.memories.entry(key.clone()).or_default();
@@ -153,13 +162,13 @@ pub async fn unreadable<K: Stored>(context: &Context, key: &Key, why: &str) -> R
     let mut conditions = Vec::new();
     let ready = DesiredCondition::new(condition::READY, ConditionStatus::False, reason::INVALID, message);
     let _ = set(&mut conditions, ready);
-    let hash = hash(&conditions)?;
+    let status = json!({ "conditions": conditions });
+    let hash = fingerprint(&status);
     let told = context.cache.lock().memories.entry(key.clone()).or_default().event.replace(hash) == Some(hash);
     if told || !context.leads() {
         return Ok(Outcome::Settled);
     }
     tracing::warn!(%key, why, "a resource cannot be read");
-    let status = json!({ "conditions": conditions });
-    Draft { key, resource: ApiResource::erase::<K>(&()), seen: 0, status: &status, hash }.write(context).await?;
+    Draft { key, resource: ApiResource::erase::<K>(&()), seen: 0, status, hash }.write(context).await?;
     Ok(Outcome::Settled)
 }

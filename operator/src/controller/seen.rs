@@ -3,7 +3,7 @@
 //! Most of an object is who wrote which field, and defaults; read into trees, a thousand StatefulSets cost more time
 //! and memory than all the rest of a start. So the parts that are only compared stay text, and the others are skipped.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt::Debug};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bistro_api::{
     Averager, Miner, Subnet, Validator,
@@ -15,7 +15,10 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{Resource, api::ApiResource, core::DynamicResourceScope};
-use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde::{
+    Deserialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 use serde_json::value::RawValue;
 
 use super::pod::short;
@@ -23,88 +26,154 @@ use super::pod::short;
 /// kubectl keeps a copy of the whole object here.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// An object of a kind that is known from where it came.
-pub trait Seen:
-    Resource<DynamicType = ApiResource, Scope = DynamicResourceScope> + DeserializeOwned + Clone + Debug + Send + 'static
-{
-}
-
-impl<T> Seen for T where
-    T: Resource<DynamicType = ApiResource, Scope = DynamicResourceScope>
-        + DeserializeOwned
-        + Clone
-        + Debug
-        + Send
-        + 'static
-{
-}
-
-macro_rules! seen {
-    ($type:ident $(<$param:ident>)?) => {
-        impl $(<$param>)? Resource for $type $(<$param>)? {
-            type DynamicType = ApiResource;
-            type Scope = DynamicResourceScope;
-
-            fn kind(resource: &ApiResource) -> Cow<'_, str> {
-                resource.kind.as_str().into()
-            }
-
-            fn group(resource: &ApiResource) -> Cow<'_, str> {
-                resource.group.as_str().into()
-            }
-
-            fn version(resource: &ApiResource) -> Cow<'_, str> {
-                resource.version.as_str().into()
-            }
-
-            fn api_version(resource: &ApiResource) -> Cow<'_, str> {
-                resource.api_version.as_str().into()
-            }
-
-            fn plural(resource: &ApiResource) -> Cow<'_, str> {
-                resource.plural.as_str().into()
-            }
-
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-    };
-}
-
-seen!(Object);
-seen!(SeenPod);
-seen!(SeenEvent);
-seen!(Guarded<K>);
-
-/// A child: what anybody may have asked for stays text.
+/// An object of any kind that is watched or written, as far as anybody reads it: what only some kinds have stays text.
+/// One type for all of them, so that the client and the watches are compiled once.
 #[derive(Clone, Debug, Deserialize)]
+#[serde(from = "Read")]
 pub struct Object {
     /// Without who wrote what.
-    #[serde(deserialize_with = "slim")]
     pub metadata: ObjectMeta,
+    /// Where `managedFields` says that the operator created it, as another owner than the one that applies.
+    pub created_by_us: Option<usize>,
     /// What most kinds have.
-    #[serde(default)]
     pub spec: Option<Box<RawValue>>,
     /// What a ConfigMap has.
-    #[serde(default)]
     pub data: Option<Box<RawValue>>,
-    /// Only a StatefulSet's is read.
-    #[serde(default)]
+    /// What somebody else says of it.
     pub status: Option<Box<RawValue>>,
+    /// What an Event is about.
+    pub involved_object: Option<Box<RawValue>>,
+    /// What an Event says.
+    pub message: Option<Box<RawValue>>,
 }
 
-/// A resource of ours, or why it cannot be read: one that was stored under another schema must not stop its watch.
-#[derive(Clone, Debug)]
-pub struct Guarded<K> {
-    /// Without who wrote what.
-    pub metadata: ObjectMeta,
-    /// The resource.
-    pub object: Result<K, String>,
+/// An object as it comes.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Read {
+    metadata: Metadata,
+    #[serde(default)]
+    spec: Option<Box<RawValue>>,
+    #[serde(default)]
+    data: Option<Box<RawValue>>,
+    #[serde(default)]
+    status: Option<Box<RawValue>>,
+    #[serde(default)]
+    involved_object: Option<Box<RawValue>>,
+    #[serde(default)]
+    message: Option<Box<RawValue>>,
+}
+
+/// Metadata as far as it is read.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Metadata {
+    name: Option<String>,
+    namespace: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+    generation: Option<i64>,
+    creation_timestamp: Option<Timestamp>,
+    deletion_timestamp: Option<Timestamp>,
+    labels: Option<BTreeMap<String, String>>,
+    annotations: Option<BTreeMap<String, String>>,
+    owner_references: Option<Vec<OwnerReference>>,
+    managed_fields: Vec<Writer>,
+}
+
+/// Who wrote, without what.
+#[derive(Deserialize)]
+struct Writer {
+    #[serde(default)]
+    manager: Manager,
+    #[serde(default)]
+    operation: Operation,
+    #[serde(default)]
+    subresource: Option<IgnoredAny>,
+}
+
+#[derive(Default, Deserialize, PartialEq)]
+enum Manager {
+    /// [`FIELD_MANAGER`](super::context::FIELD_MANAGER).
+    #[serde(rename = "bistro.dev/operator")]
+    Us,
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+#[derive(Default, Deserialize, PartialEq)]
+enum Operation {
+    Update,
+    #[default]
+    #[serde(other)]
+    Other,
+}
+
+impl From<Read> for Object {
+    fn from(read: Read) -> Self {
+        let Read { metadata: read_metadata, spec, data, status, involved_object, message } = read;
+        let created = |writer: &Writer| {
+            writer.manager == Manager::Us && writer.operation == Operation::Update && writer.subresource.is_none()
+        };
+        let mut annotations = read_metadata.annotations;
+        if let Some(annotations) = &mut annotations {
+            annotations.remove(LAST_APPLIED);
+        }
+        let metadata = ObjectMeta {
+            name: read_metadata.name,
+            namespace: read_metadata.namespace,
+            uid: read_metadata.uid,
+            resource_version: read_metadata.resource_version,
+            generation: read_metadata.generation,
+            creation_timestamp: read_metadata.creation_timestamp.map(Time),
+            deletion_timestamp: read_metadata.deletion_timestamp.map(Time),
+            labels: read_metadata.labels,
+            annotations,
+            owner_references: read_metadata.owner_references,
+            ..ObjectMeta::default()
+        };
+        let created_by_us = read_metadata.managed_fields.iter().position(created);
+        Self { metadata, created_by_us, spec, data, status, involved_object, message }
+    }
+}
+
+impl Resource for Object {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        resource.kind.as_str().into()
+    }
+
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        resource.group.as_str().into()
+    }
+
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.version.as_str().into()
+    }
+
+    fn api_version(resource: &ApiResource) -> Cow<'_, str> {
+        resource.api_version.as_str().into()
+    }
+
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        resource.plural.as_str().into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// A part of an object; its default if it is absent or not what it should be.
+pub fn part<T: Default + DeserializeOwned>(raw: Option<&RawValue>) -> T {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
 }
 
 /// A resource of ours from its three parts.
@@ -135,43 +204,13 @@ parts!(Miner, MinerSpec, WorkloadStatus);
 parts!(Validator, ValidatorSpec, WorkloadStatus);
 parts!(Averager, AveragerSpec, WorkloadStatus);
 
-impl<'de, K: Parts> Deserialize<'de> for Guarded<K> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Raw {
-            #[serde(deserialize_with = "slim")]
-            metadata: ObjectMeta,
-            #[serde(default)]
-            spec: Option<Box<RawValue>>,
-            #[serde(default)]
-            status: Option<Box<RawValue>>,
-        }
-        let Raw { metadata, spec, status } = Raw::deserialize(deserializer)?;
-        let text = |raw: &Option<Box<RawValue>>| raw.as_ref().map_or("null", |raw| raw.get()).to_owned();
-        let parse = || -> Result<K, serde_json::Error> {
-            let spec = serde_json::from_str(&text(&spec))?;
-            // A status of another version is no reason not to run: it is written anew.
-            let status = serde_json::from_str(&text(&status)).ok().flatten();
-            Ok(K::of(metadata.clone(), spec, status))
-        };
-        let object = parse().map_err(|error| short(&error.to_string()));
-        Ok(Self { metadata, object })
-    }
-}
-
-/// What is read of a pod.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SeenPod {
-    /// Without who wrote what.
-    #[serde(deserialize_with = "slim")]
-    pub metadata: ObjectMeta,
-    /// What it asks for.
-    #[serde(default)]
-    pub spec: SeenPodSpec,
-    /// How it is.
-    #[serde(default)]
-    pub status: SeenPodStatus,
+/// A resource of ours, or why it cannot be read: one that was stored under another schema must not stop its watch.
+pub fn resource<K: Parts>(object: Object) -> Result<K, String> {
+    let text = |raw: &Option<Box<RawValue>>| raw.as_ref().map_or("null", |raw| raw.get()).to_owned();
+    let spec = serde_json::from_str(&text(&object.spec)).map_err(|error| short(&error.to_string()))?;
+    // A status of another version is no reason not to run: it is written anew.
+    let status = serde_json::from_str(&text(&object.status)).ok().flatten();
+    Ok(K::of(object.metadata, spec, status))
 }
 
 /// What is read of what a pod asks for.
@@ -251,7 +290,7 @@ pub struct SeenState {
     /// It waits.
     pub waiting: Option<SeenWaiting>,
     /// It runs.
-    pub running: Option<serde::de::IgnoredAny>,
+    pub running: Option<IgnoredAny>,
     /// It has ended.
     pub terminated: Option<SeenEnd>,
 }
@@ -276,20 +315,6 @@ pub struct SeenEnd {
     pub message: Option<String>,
 }
 
-/// What is read of an event of the kubelet.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct SeenEvent {
-    /// Without who wrote what.
-    #[serde(deserialize_with = "slim")]
-    pub metadata: ObjectMeta,
-    /// Of what.
-    pub involved_object: Involved,
-    /// What happened.
-    #[serde(default)]
-    pub message: String,
-}
-
 /// What an event is about.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -302,72 +327,45 @@ pub struct Involved {
     pub uid: String,
 }
 
-/// Metadata without who wrote what, and without kubectl's copy of the object: half of it.
-fn slim<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase", default)]
-    #[derive(Default)]
-    struct Slim {
-        name: Option<String>,
-        namespace: Option<String>,
-        uid: Option<String>,
-        resource_version: Option<String>,
-        generation: Option<i64>,
-        creation_timestamp: Option<Timestamp>,
-        deletion_timestamp: Option<Timestamp>,
-        labels: Option<BTreeMap<String, String>>,
-        annotations: Option<BTreeMap<String, String>>,
-        owner_references: Option<Vec<OwnerReference>>,
-    }
-    let slim = Slim::deserialize(deserializer)?;
-    let mut annotations = slim.annotations;
-    if let Some(annotations) = &mut annotations {
-        annotations.remove(LAST_APPLIED);
-    }
-    Ok(ObjectMeta {
-        name: slim.name,
-        namespace: slim.namespace,
-        uid: slim.uid,
-        resource_version: slim.resource_version,
-        generation: slim.generation,
-        creation_timestamp: slim.creation_timestamp.map(Time),
-        deletion_timestamp: slim.deletion_timestamp.map(Time),
-        labels: slim.labels,
-        annotations,
-        owner_references: slim.owner_references,
-        ..ObjectMeta::default()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
-    use super::*;
+    use super::{super::context::FIELD_MANAGER, *};
 
-    fn validator(spec: serde_json::Value) -> Guarded<Validator> {
+    fn validator(spec: serde_json::Value) -> Result<Validator, String> {
         let object = json!({
             "metadata": {"name": "v", "namespace": "ns", "creationTimestamp": "2026-01-01T00:00:00Z",
                 "managedFields": [{"manager": "x"}], "annotations": {LAST_APPLIED: "{}", "kept": "yes"}},
             "spec": spec,
         });
         // As a watch brings it: from text.
-        serde_json::from_str(&object.to_string()).expect("always")
+        resource(serde_json::from_str(&object.to_string()).expect("always"))
     }
 
     #[test]
     fn a_resource_comes_without_what_only_others_need() {
-        let guarded = validator(json!({"subnetRef": {"name": "demo"}, "wallet": {"dev": true}}));
-        let validator = guarded.object.expect("readable");
+        let validator = validator(json!({"subnetRef": {"name": "demo"}, "wallet": {"dev": true}})).expect("readable");
         assert_eq!(validator.metadata.name.as_deref(), Some("v"));
         assert!(validator.metadata.managed_fields.is_none());
         assert_eq!(validator.metadata.annotations.map(|all| all.into_keys().collect()), Some(vec!["kept".to_owned()]));
     }
 
     #[test]
-    fn a_resource_of_another_schema_has_a_name_and_a_reason() {
-        let guarded = validator(json!({"subnetRef": "demo"}));
-        assert_eq!(guarded.metadata.name.as_deref(), Some("v"));
-        assert!(guarded.object.expect_err("unreadable").contains("demo"));
+    fn a_resource_of_another_schema_has_a_reason() {
+        assert!(validator(json!({"subnetRef": "demo"})).expect_err("unreadable").contains("demo"));
+    }
+
+    #[test]
+    fn what_we_created_is_told_from_what_we_applied() {
+        let at = |entries: serde_json::Value| {
+            let object = json!({"metadata": {"name": "x", "managedFields": entries}});
+            serde_json::from_str::<Object>(&object.to_string()).expect("an object").created_by_us
+        };
+        let ours = |operation: &str| json!({"manager": FIELD_MANAGER, "operation": operation, "fieldsV1": {"f:a": {}}});
+        let status = json!({"manager": FIELD_MANAGER, "operation": "Update", "subresource": "status"});
+        assert_eq!(at(json!([{"manager": "kubectl", "operation": "Update"}, ours("Update")])), Some(1));
+        assert_eq!(at(json!([ours("Apply"), status])), None);
+        assert_eq!(at(json!([{}])), None);
     }
 }

@@ -33,7 +33,7 @@ pub async fn pass(context: &Context, key: &Key) -> Result<Outcome, PassError> {
         Err(invalid) => (Err((reason::INVALID, invalid.to_string())), None, None),
         Ok(validated) => {
             let policy = plan::build_subnet(&validated).network_policy;
-            let wanted = policy.map(|policy| Wanted::new(ChildKind::NetworkPolicy, &policy)).transpose()?;
+            let wanted = policy.map(|policy| Wanted::new(ChildKind::NetworkPolicy, policy)).transpose()?;
             let applied = apply(context, key, &subnet.uid().unwrap_or_default(), wanted.as_slice()).await;
             let digest = Some(validated.run_digest);
             match applied {

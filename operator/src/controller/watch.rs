@@ -20,7 +20,7 @@ use kube::{
 };
 use tokio::sync::Notify;
 
-use super::{metrics::Metrics, seen::Seen};
+use super::{metrics::Metrics, seen::Object};
 
 /// Seconds after which a watch is asked for anew: less than the four minutes after which some load balancers drop
 /// an idle connection without telling anybody.
@@ -43,14 +43,17 @@ pub struct Target {
 
 /// What a watch found.
 #[derive(Debug)]
-pub enum Change<T> {
+pub enum Change {
     /// The object is there like this.
-    Applied(Box<T>),
+    Applied(Box<Object>),
     /// The object is gone.
-    Deleted(Box<T>),
+    Deleted(Box<Object>),
     /// A new list is complete: whatever of this namespace (or of all) is not among these is gone. Namespace and name.
     Listed(Option<String>, Vec<(String, String)>),
 }
+
+/// What is done with each change.
+pub type Handle = Arc<dyn Fn(Change) + Send + Sync>;
 
 /// Counts the watches that have not seen their first list yet.
 #[derive(Debug, Default)]
@@ -87,12 +90,12 @@ impl Synced {
 }
 
 /// Starts the watches of a target; each calls `handle` for each change, in order, for ever.
-pub fn start<T: Seen>(
+pub fn start(
     client: &Client,
     target: &Target,
     synced: &Arc<Synced>,
     metrics: &Metrics,
-    handle: impl Fn(Change<T>) + Clone + Send + 'static,
+    handle: &Handle,
 ) -> Vec<tokio::task::JoinHandle<()>> {
     let all = vec![None];
     let namespaces = match target.namespaces.is_empty() {
@@ -100,7 +103,7 @@ pub fn start<T: Seen>(
         false => target.namespaces.iter().cloned().map(Some).collect(),
     };
     let one = |namespace: Option<String>| {
-        let api: Api<T> = match &namespace {
+        let api: Api<Object> = match &namespace {
             Some(namespace) => Api::namespaced_with(client.clone(), namespace, &target.resource),
             None => Api::all_with(client.clone(), &target.resource),
         };
@@ -118,13 +121,13 @@ pub fn start<T: Seen>(
     namespaces.into_iter().map(one).collect()
 }
 
-async fn follow<T: Seen>(
-    api: Api<T>,
+async fn follow(
+    api: Api<Object>,
     config: watcher::Config,
     namespace: Option<String>,
     synced: Arc<Synced>,
     errors: prometheus::IntCounter,
-    handle: impl Fn(Change<T>),
+    handle: Handle,
 ) {
     let kind = api.resource_url().to_owned();
     let mut stream = std::pin::pin!(watcher::watcher(api, config).default_backoff());
@@ -154,7 +157,7 @@ async fn follow<T: Seen>(
 }
 
 /// Namespace and name.
-pub fn name_of<T: Seen>(object: &T) -> (String, String) {
-    let metadata = object.meta();
+pub fn name_of(object: &Object) -> (String, String) {
+    let metadata = &object.metadata;
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }

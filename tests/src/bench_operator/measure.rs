@@ -25,6 +25,8 @@ use crate::cluster::{Cluster, Options};
 const USER: &str = "operator";
 /// Fake machines. A bench of 10,000 has 20,000 pods.
 const MACHINES: usize = 8;
+/// Ours writes a status every 30 s at most: what it owes is written by then.
+const OWED: Duration = Duration::from_secs(31);
 /// An operator that has written nothing for so long has finished.
 const QUIET: Duration = Duration::from_secs(5);
 /// An operator that writes for so long after everything is ready never finishes.
@@ -75,7 +77,8 @@ impl<'a> Measured<'a> {
         }
     }
 
-    fn start(&self, replica: Option<&'static str>, quiet: bool) -> Option<Program> {
+    fn start(&self, replica: Option<&'static str>) -> Option<Program> {
+        let quiet = !self.settings.does("polls");
         let command = self.subject.command?;
         let kubeconfig = self.cluster.kubeconfig_of(USER);
         Some(Program::start(self.cluster.folder(), &kubeconfig, replica, quiet, command))
@@ -112,7 +115,7 @@ impl<'a> Measured<'a> {
     /// Creates everything, and returns the operator that made it ready.
     async fn create(&mut self) -> Option<Program> {
         let began = Instant::now();
-        let mut operator = self.start(None, false);
+        let mut operator = self.start(None);
         if let Some(operator) = &mut operator {
             operator.answers(self.subject.ready_path).await;
             self.add("start.seconds", began.elapsed().as_secs_f64());
@@ -145,13 +148,14 @@ impl<'a> Measured<'a> {
 
     /// Ends the operator and starts it again: until it has looked at everything once, and what it wrote for that.
     async fn restart(&mut self, operator: Program) -> Program {
+        tokio::time::sleep(OWED).await;
         self.quiet(&mut self.ledger()).await;
         let stopped = operator.end(Signal::SIGTERM).await;
         self.add("restart.stop_seconds", stopped.as_secs_f64());
         tokio::time::sleep(Duration::from_secs(2)).await;
         let mut ledger = self.ledger();
         let began = Instant::now();
-        let mut operator = self.start(None, true).expect("it was started before");
+        let mut operator = self.start(None).expect("it was started before");
         while operator.reconciles().await < self.count() {
             operator.check();
             assert!(began.elapsed() < NEVER_QUIET, "it does not look at everything:\n{}", operator.tail());
@@ -210,9 +214,9 @@ impl<'a> Measured<'a> {
     /// deleted once the leader is gone.
     async fn handover(&mut self, ending: &str, signal: Signal) {
         let before = self.holder().await;
-        let leader = self.start(Some("a"), true).expect("it was started before");
+        let leader = self.start(Some("a")).expect("it was started before");
         let first = self.another_holder(before.as_deref()).await;
-        let mut other = self.start(Some("b"), true).expect("it was started before");
+        let mut other = self.start(Some("b")).expect("it was started before");
         other.answers(self.subject.ready_path).await;
         // Its caches are full.
         tokio::time::sleep(Duration::from_secs(3)).await;

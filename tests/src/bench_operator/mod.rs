@@ -35,7 +35,8 @@ pub struct Settings {
     pub trials: usize,
     /// Which operators: floor crbase bistro kuberay.
     pub subjects: Vec<String>,
-    /// Which measurements besides create and restart: idle drift handover.
+    /// Which measurements besides create and restart: idle drift handover; and `polls`, to let ours ask its pods, as it
+    /// does in life.
     pub what: Vec<String>,
 }
 

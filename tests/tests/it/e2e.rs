@@ -81,7 +81,8 @@ impl Product {
     async fn scores(&self, miners: usize) -> Value {
         self.until("miner/miner", |miner| {
             let nodes = miner["status"]["nodes"].as_array().map_or(&[][..], Vec::as_slice);
-            let scored = nodes.iter().filter(|node| node["score"].as_str().is_some_and(|score| score != "0.00"));
+            let score = |node: &Value| node["score"].as_str().and_then(|score| score.parse::<f64>().ok());
+            let scored = nodes.iter().filter(|node| score(node).is_some_and(|score| score > 0.0));
             miner["status"]["readyReplicas"] == miners && scored.count() >= miners
         })
         .await

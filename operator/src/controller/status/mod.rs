@@ -51,6 +51,8 @@ pub struct Facts<'a> {
     pub pods: &'a BTreeMap<u32, PodRecord>,
     /// What validators think of hotkeys; empty for what is not scored.
     pub scores: HashMap<Box<str>, f64>,
+    /// The status before was written in an earlier life of the operator.
+    pub inherited: bool,
     /// Now, in Unix seconds.
     pub now: i64,
 }
@@ -73,7 +75,9 @@ pub fn of(facts: &Facts<'_>, before: Option<&WorkloadStatus>) -> (WorkloadStatus
         let known = before.is_some_and(|status| status.conditions.iter().any(|c| c.type_ == type_));
         match verdict {
             Some((status, reason, message)) => put(type_, status, reason, message),
+            // Until there is a node to ask it is absent: to Kubernetes that is the same as Unknown.
             None if known && !facts.pods.is_empty() => {}
+            None if !known && !facts.pods.values().any(|pod| pod.state.running) => {}
             None => put(type_, ConditionStatus::Unknown, reason::NOT_REPORTED, "no node has reported yet".to_owned()),
         }
     }
@@ -100,7 +104,7 @@ pub fn of(facts: &Facts<'_>, before: Option<&WorkloadStatus>) -> (WorkloadStatus
         score: mean(summaries.values().filter_map(|node| node.score.as_deref())),
         incentive: sum(summaries.values().filter_map(|node| node.incentive.as_deref())),
         nodes_total: u32::try_from(facts.pods.len()).unwrap_or(u32::MAX),
-        nodes: nodes(facts, summaries),
+        nodes: nodes(facts, before, summaries),
         conditions,
     };
     (status, next_look(facts))
@@ -252,7 +256,10 @@ fn summaries(facts: &Facts<'_>, before: Option<&WorkloadStatus>) -> BTreeMap<u32
     let summary = |(ordinal, pod): (&u32, &PodRecord)| {
         let name = format!("{}-{ordinal}", facts.child_name);
         let said = pod.report.as_ref().map(|report| report.summary.clone());
-        let mut said = said.or_else(|| Some(NodeSummary { message: None, ..earlier(&name)? })).unwrap_or_default();
+        // What was wrong may not be any more; only of a pod that was not asked yet nobody knows.
+        let keep = unasked(facts, pod);
+        let before = || earlier(&name).map(|node| NodeSummary { message: node.message.filter(|_| keep), ..node });
+        let mut said = said.or_else(before).unwrap_or_default();
         let average = said.hotkey.as_deref().and_then(|hotkey| facts.scores.get(hotkey));
         said.score = average.and_then(|average| score(*average)).or(said.score).or_else(|| {
             // A validator that has not answered yet has not forgotten it either.
@@ -263,9 +270,19 @@ fn summaries(facts: &Facts<'_>, before: Option<&WorkloadStatus>) -> BTreeMap<u32
     facts.pods.iter().map(summary).collect()
 }
 
+/// An operator that just started has not asked this pod yet, though it can; an earlier one may have.
+fn unasked(facts: &Facts<'_>, pod: &PodRecord) -> bool {
+    facts.inherited && pod.report.is_none() && pod.silence.is_none() && pod.state.asked_at().is_some()
+}
+
 /// The least healthy nodes, at most 64.
-fn nodes(facts: &Facts<'_>, mut summaries: BTreeMap<u32, NodeSummary>) -> Vec<NodeSummary> {
-    let mut all: Vec<(u8, u32, NodeSummary)> = facts
+fn nodes(
+    facts: &Facts<'_>,
+    before: Option<&WorkloadStatus>,
+    mut summaries: BTreeMap<u32, NodeSummary>,
+) -> Vec<NodeSummary> {
+    let stood = |name: &str| before?.nodes.iter().position(|node| node.pod == name);
+    let mut all: Vec<(u8, usize, NodeSummary)> = facts
         .pods
         .iter()
         .map(|(ordinal, pod)| {
@@ -290,10 +307,12 @@ fn nodes(facts: &Facts<'_>, mut summaries: BTreeMap<u32, NodeSummary>) -> Vec<No
                 (_, _, _, false) => 3,
                 _ => 4,
             };
-            (rank, *ordinal, node)
+            // One that was not asked yet stands where it stood.
+            let place = stood(&node.pod).filter(|_| unasked(facts, pod)).unwrap_or(*ordinal as usize);
+            (rank, place, node)
         })
         .collect();
-    all.sort_by_key(|(rank, ordinal, _)| (*rank, *ordinal));
+    all.sort_by_key(|(rank, place, _)| (*rank, *place));
     all.truncate(STATUS_NODES);
     all.into_iter().map(|(_, _, node)| node).collect()
 }

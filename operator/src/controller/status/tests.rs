@@ -11,7 +11,7 @@ fn pod(ready: bool) -> PodRecord {
     let state = PodState {
         uid: "u".into(),
         version: 1,
-        address: None,
+        address: ready.then(|| "10.0.0.7".into()),
         ready,
         trouble: None,
         deleted_by: None,
@@ -54,6 +54,7 @@ fn status(situation: Situation, pods: Vec<PodRecord>, before: Option<&WorkloadSt
         rollout: Some(rollout),
         pods: &pods,
         scores: HashMap::from([("5Scored".into(), 0.5)]),
+        inherited: true,
         now: NOW,
     };
     of(&facts, before).0
@@ -160,7 +161,10 @@ fn an_operator_that_just_started_keeps_what_nodes_said_before() {
         status.window = Some(9);
         status.held_out_loss = Some(2.5);
     });
-    let before = status(Situation::Applied, vec![node.clone(), node], None);
+    let mut silent = node.clone();
+    silent.silence = Some("its /status is silent".into());
+    let before = status(Situation::Applied, vec![node, silent], None);
+    assert_eq!(before.nodes[0].pod, "miner-m-1", "the least healthy first");
     assert_eq!((before.score.as_deref(), before.incentive.as_deref()), (Some("1.250"), Some("1.0000")));
     assert_eq!((before.window, before.loss.as_deref()), (Some(9), Some("2.500")));
     let after = status(Situation::Applied, vec![pod(true), pod(true)], Some(&before));

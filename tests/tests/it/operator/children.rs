@@ -82,6 +82,37 @@ async fn a_child_that_is_wanted_no_more_goes() {
     world.cluster.until("the end of the pods", gone).await;
 }
 
+/// A field that the operator set when it created a child is the operator's to remove, in this life and in the next.
+#[tokio::test]
+async fn what_is_wanted_no_more_goes_from_children_that_stay() {
+    let Some(world) = World::new().await else { return };
+    let mut operator = world.operator().started();
+    world.apply(world.miner("m", 2)).await;
+    let sets = world.api::<StatefulSet>();
+    let labelled = async |name: &'static str, label: Option<&'static str>| {
+        world.patch("m", json!({"spec": {"pod": {"labels": {name: label}}}})).await;
+        let has = |set: &StatefulSet| {
+            let template = set.spec.as_ref().and_then(|spec| spec.template.metadata.as_ref());
+            template.and_then(|template| template.labels.as_ref()?.get(name).cloned())
+        };
+        let right = |set: &StatefulSet| has(set).as_deref() == label;
+        world.cluster.until(&format!("team={label:?}"), async || sets.get("miner-m").await.ok().filter(right)).await;
+    };
+    labelled("team", Some("red")).await;
+    // Made anew with the label, and known to the next operator from the API server alone.
+    let uid = sets.get("miner-m").await.expect("there").uid();
+    sets.delete("miner-m", &DeleteParams::background()).await.expect("deleted");
+    world.until_back::<StatefulSet>("miner-m", uid.as_deref()).await;
+    operator.stop().await;
+    operator.start();
+    labelled("team", None).await;
+    labelled("team", Some("blue")).await;
+    labelled("team", None).await;
+    let owners = sets.get("miner-m").await.expect("there").metadata.managed_fields.unwrap_or_default();
+    let ours = owners.iter().filter(|owner| owner.manager.as_deref() == Some("bistro.dev/operator"));
+    assert_eq!(ours.map(|owner| owner.operation.clone().unwrap_or_default()).collect::<Vec<_>>(), ["Apply"]);
+}
+
 /// What it has written since its start.
 async fn writes(operator: &Operator) -> Option<Vec<String>> {
     let text = operator.answer("/metrics").await?;
