@@ -159,7 +159,7 @@ bench-operator: build kube-tools peers ## The operator beside two others: time, 
 	BISTRO_PEERS=$(PEERS) $(BENCH) bench_operator
 
 peers: ## Build the operators that bench-operator compares with (6 minutes once)
-	hack/peers/build $(PEERS)
+	hack/peers/build $(PEERS) $(SUBJECTS)
 
 soak: ## Outages of five minutes of chain, bucket, clock and disk (OUTAGE_SECONDS=300)
 	$(BENCH) soak

@@ -15,7 +15,7 @@ use super::{
     context::{Context, FIELD_MANAGER},
     gate,
     key::Key,
-    seen::Object,
+    seen::{Object, Owned},
 };
 
 /// What is done to a child that was created, before it is applied.
@@ -133,8 +133,9 @@ async fn write(context: &Context, key: &Key, child: &Wanted) -> Result<(), Apply
         let there = bounded(api.get_opt(&child.name)).await.map_err(|error| failed("read", child, error))?;
         known = there.map(|object| Child::seen(child.kind, &object));
     }
-    if let Some(at) = known.as_ref().and_then(|known| known.created_by_us) {
-        adopt(context, key, child, at).await?;
+    // Where the same is wanted as before nothing of ours has to go.
+    if let Some(old) = known.as_ref().filter(|old| old.digest != Some(child.digest)) {
+        adopt(context, key, child, old.owned).await?;
     }
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let error = match bounded(api.patch(&child.name, &params, &Patch::Apply(&child.text))).await {
@@ -172,13 +173,20 @@ fn failed(verb: &'static str, child: &Wanted, error: RequestError) -> ApplyError
 
 /// Makes the fields that the operator owns because it created a child into fields that it applied. To the API server these
 /// are two owners: a field that is wanted no more would stay, as the other one's. Once in the life of a child.
-async fn adopt(context: &Context, key: &Key, child: &Wanted, at: usize) -> Result<(), ApplyError> {
-    let field = |name: &str| format!("/metadata/managedFields/{at}/{name}");
+async fn adopt(context: &Context, key: &Key, child: &Wanted, owned: Owned) -> Result<(), ApplyError> {
+    let Some(at) = owned.created else { return Ok(()) };
+    let entry = format!("/metadata/managedFields/{at}");
+    let field = |name: &str| format!("{entry}/{name}");
+    // It was applied since with the same fields: then these are known as applied already.
+    let change = match owned.applied {
+        true => json!({ "op": "remove", "path": entry }),
+        false => json!({ "op": "replace", "path": field("operation"), "value": "Apply" }),
+    };
     // Fails if the list is another one by now; the watch shows that one, and the queue tries again.
     let patch = json!([
         { "op": "test", "path": field("manager"), "value": FIELD_MANAGER },
         { "op": "test", "path": field("operation"), "value": "Update" },
-        { "op": "replace", "path": field("operation"), "value": "Apply" },
+        change,
     ]);
     let url = format!("{}/{}", api(context, key, child.kind).resource_url(), child.name);
     let request = Request::patch(url).header(CONTENT_TYPE, "application/json-patch+json");

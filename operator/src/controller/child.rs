@@ -3,6 +3,8 @@
 //! A live StatefulSet takes tens of kilobytes in memory, of which one hash is needed: the one of everything but its
 //! status. Only until the first pass over its owner the text itself is kept, to compare it with what is wanted.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     Resource as _,
     api::{
@@ -20,7 +22,7 @@ use serde_json::{Value, value::RawValue};
 use super::{
     agree::agrees,
     key::Key,
-    seen::{Object, part},
+    seen::{Object, Owned, part},
 };
 
 /// Annotation of a child: a digest of all fields that the operator wants in it.
@@ -103,8 +105,10 @@ pub struct Child {
     pub controller: Option<Box<str>>,
     /// How far its pods are; a StatefulSet's only.
     pub rollout: Option<Rollout>,
-    /// Where the list of who owns its fields says that the operator created it; absent once that is adopted.
-    pub created_by_us: Option<usize>,
+    /// As whom the operator owns fields of it.
+    pub owned: Owned,
+    /// The digest of what was wanted in it when it was written last.
+    pub digest: Option<u64>,
 }
 
 /// What a StatefulSet says of its pods.
@@ -127,18 +131,20 @@ impl Child {
     pub fn seen(kind: ChildKind, object: &Object) -> Self {
         let metadata = &object.metadata;
         let controller = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-        let text = text(object);
+        let text = Fields::of(object).text();
+        let digest = metadata.annotations.as_ref().and_then(|all| u64::from_str_radix(all.get(WANTED)?, 16).ok());
         Self {
             name: metadata.name.clone().unwrap_or_default().into(),
             uid: metadata.uid.clone().unwrap_or_default().into(),
             version: version(metadata),
             live: hash(&text),
             agrees: 0,
-            unverified: Some(text.into()),
+            unverified: Some(text),
             deleting: metadata.deletion_timestamp.is_some(),
             controller: controller.map(|owner| owner.uid.clone().into()),
             rollout: (kind == ChildKind::StatefulSet).then(|| rollout(object)),
-            created_by_us: object.created_by_us,
+            owned: object.owned,
+            digest,
         }
     }
 
@@ -184,6 +190,8 @@ pub struct Wanted {
     pub text: Box<RawValue>,
     /// Hash of these.
     pub hash: u64,
+    /// Digest of all of it but this digest; it stands in an annotation of the child.
+    pub digest: u64,
 }
 
 impl Wanted {
@@ -196,7 +204,7 @@ impl Wanted {
         let digest = hash(&serde_json::to_vec(&object)?);
         object.annotations_mut().insert(WANTED.to_owned(), format!("{digest:016x}"));
         let text = serde_json::value::to_raw_value(&object)?;
-        Ok(Self { kind, name: object.name_any(), hash: hash(text.get().as_bytes()).max(1), text })
+        Ok(Self { kind, name: object.name_any(), hash: hash(text.get().as_bytes()).max(1), text, digest })
     }
 
     /// A live object has all of it. Items of lists come without their kind, which the watch knows anyway.
@@ -224,27 +232,34 @@ pub fn version(metadata: &ObjectMeta) -> u64 {
 }
 
 /// Everything that anybody asked for: without status, versions and who wrote what.
-fn text(object: &Object) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Text<'a> {
-        metadata: Metadata<'a>,
-        spec: Option<&'a RawValue>,
-        data: Option<&'a RawValue>,
+#[derive(Serialize)]
+struct Fields<'a> {
+    metadata: Metadata<'a>,
+    spec: Option<&'a RawValue>,
+    data: Option<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    name: &'a Option<String>,
+    namespace: &'a Option<String>,
+    labels: &'a Option<BTreeMap<String, String>>,
+    annotations: &'a Option<BTreeMap<String, String>>,
+    owner_references: &'a Option<Vec<OwnerReference>>,
+}
+
+impl<'a> Fields<'a> {
+    fn of(object: &'a Object) -> Self {
+        let ObjectMeta { name, namespace, labels, annotations, owner_references, .. } = &object.metadata;
+        let metadata = Metadata { name, namespace, labels, annotations, owner_references };
+        Self { metadata, spec: object.spec.as_deref(), data: object.data.as_deref() }
     }
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Metadata<'a> {
-        name: &'a Option<String>,
-        namespace: &'a Option<String>,
-        labels: &'a Option<std::collections::BTreeMap<String, String>>,
-        annotations: &'a Option<std::collections::BTreeMap<String, String>>,
-        owner_references: &'a Option<Vec<OwnerReference>>,
+
+    fn text(&self) -> Box<[u8]> {
+        // Texts and maps of texts: JSON can say them all.
+        serde_json::to_vec(self).unwrap_or_default().into()
     }
-    let ObjectMeta { name, namespace, labels, annotations, owner_references, .. } = &object.metadata;
-    let metadata = Metadata { name, namespace, labels, annotations, owner_references };
-    let text = Text { metadata, spec: object.spec.as_deref(), data: object.data.as_deref() };
-    // Texts and maps of texts: JSON can say them all.
-    serde_json::to_vec(&text).unwrap_or_default()
 }
 
 fn rollout(object: &Object) -> Rollout {

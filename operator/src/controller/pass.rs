@@ -3,11 +3,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use bistro_api::{Node, Subnet, conditions::reason, workload::WorkloadStatus};
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::ResourceExt;
+use tokio::time::Instant;
 
 use super::{
     apply::{Applied, ApplyError, apply},
@@ -23,6 +25,9 @@ use crate::plan::{self, Children};
 
 /// Annotation that keeps the operator from writing children.
 pub const PAUSED: &str = "bistro.dev/paused";
+
+/// The first status waits so long for somebody to make pods: before that it would say nothing, and soon be another.
+const FIRST_STATUS: Duration = Duration::from_secs(10);
 
 /// Why a pass failed; it is tried again after a pause.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +157,8 @@ async fn situation<K: Node + Stored>(
         let hashes = wanted.iter().map(|child| (child.kind, child.hash)).collect();
         if apply(context, key, &found.uid, &wanted).await? == Applied::Complete {
             let mut state = context.cache.lock();
-            state.memories.entry(key.clone()).or_default().built = Some(Built { from, wanted: hashes });
+            state.memories.entry(key.clone()).or_default().built =
+                Some(Built { from, wanted: hashes, since: Instant::now() });
         }
     }
     Ok(match &found.signs {
@@ -205,7 +211,7 @@ async fn update_status<K: Node + Stored + Sync>(
     let resource = &found.resource;
     let workload = resource.workload();
     let child_name = key.child_name();
-    let Observed { rollout, pods, scores, inherited } = observed(&context.cache.lock(), key);
+    let Observed { rollout, pods, scores, inherited, early } = observed(&context.cache.lock(), key);
     let facts = Facts {
         generation: resource.meta().generation,
         child_name: &child_name,
@@ -220,7 +226,7 @@ async fn update_status<K: Node + Stored + Sync>(
         now: Timestamp::now().as_second(),
     };
     let (status, next_look) = status::of(&facts, resource.status());
-    let next_look = next_look.map_or(RESYNC, |seconds| std::time::Duration::from_secs(seconds + 1));
+    let next_look = next_look.map_or(RESYNC, |seconds| Duration::from_secs(seconds + 1));
     let pause = super::jitter::between(next_look.mul_f64(0.9), next_look);
     let before = resource.status();
     if before == Some(&status) {
@@ -232,6 +238,9 @@ async fn update_status<K: Node + Stored + Sync>(
     }
     if !context.leads() {
         return Ok(Outcome::Settled);
+    }
+    if let Some(left) = early.filter(|_| before.is_none() && *situation == Situation::Applied) {
+        return Ok(Outcome::Again(left));
     }
     if let Some(left) = draft.too_soon(context).filter(|_| !flips(before, &status)) {
         return Ok(Outcome::Again(left.min(pause)));
@@ -250,12 +259,19 @@ struct Observed {
     scores: HashMap<Box<str>, f64>,
     /// No status was written in this life of the operator.
     inherited: bool,
+    /// For how long there may be nothing to say yet: the pods were asked for just now, and nobody has answered that.
+    early: Option<Duration>,
 }
 
 fn observed(state: &State, key: &Key) -> Observed {
     let children = state.children.get(key).into_iter().flatten();
+    let rollout: Option<Rollout> =
+        children.filter(|(kind, _)| *kind == ChildKind::StatefulSet).find_map(|(_, child)| child.rollout);
+    let built = state.memories.get(key).and_then(|memory| memory.built.as_ref());
+    let left = built.and_then(|built| FIRST_STATUS.checked_sub(built.since.elapsed()));
     Observed {
-        rollout: children.filter(|(kind, _)| *kind == ChildKind::StatefulSet).find_map(|(_, child)| child.rollout),
+        rollout,
+        early: left.filter(|_| rollout.is_none_or(|rollout| !rollout.observed)),
         pods: state.pods.get(key).cloned().unwrap_or_default(),
         scores: if key.kind == Kind::Miner { state.scores(key) } else { HashMap::new() },
         inherited: state.memories.get(key).is_none_or(|memory| memory.status.is_none()),

@@ -33,8 +33,8 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 pub struct Object {
     /// Without who wrote what.
     pub metadata: ObjectMeta,
-    /// Where `managedFields` says that the operator created it, as another owner than the one that applies.
-    pub created_by_us: Option<usize>,
+    /// What `managedFields` says of the operator.
+    pub owned: Owned,
     /// What most kinds have.
     pub spec: Option<Box<RawValue>>,
     /// What a ConfigMap has.
@@ -45,6 +45,15 @@ pub struct Object {
     pub involved_object: Option<Box<RawValue>>,
     /// What an Event says.
     pub message: Option<Box<RawValue>>,
+}
+
+/// As whom the operator owns fields of an object. To the API server who created it and who applies are two owners.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owned {
+    /// Where in `managedFields` it stands as who created the object.
+    pub created: Option<usize>,
+    /// It also stands there as who applies.
+    pub applied: bool,
 }
 
 /// An object as it comes.
@@ -105,6 +114,7 @@ enum Manager {
 #[derive(Default, Deserialize, PartialEq)]
 enum Operation {
     Update,
+    Apply,
     #[default]
     #[serde(other)]
     Other,
@@ -113,9 +123,14 @@ enum Operation {
 impl From<Read> for Object {
     fn from(read: Read) -> Self {
         let Read { metadata: read_metadata, spec, data, status, involved_object, message } = read;
-        let created = |writer: &Writer| {
-            writer.manager == Manager::Us && writer.operation == Operation::Update && writer.subresource.is_none()
+        let ours = |operation: Operation| {
+            let is = |writer: &Writer| {
+                writer.manager == Manager::Us && writer.operation == operation && writer.subresource.is_none()
+            };
+            read_metadata.managed_fields.iter().position(is)
         };
+        let (created, applied) = (ours(Operation::Update), ours(Operation::Apply).is_some());
+        let owned = Owned { created, applied };
         let mut annotations = read_metadata.annotations;
         if let Some(annotations) = &mut annotations {
             annotations.remove(LAST_APPLIED);
@@ -133,8 +148,7 @@ impl From<Read> for Object {
             owner_references: read_metadata.owner_references,
             ..ObjectMeta::default()
         };
-        let created_by_us = read_metadata.managed_fields.iter().position(created);
-        Self { metadata, created_by_us, spec, data, status, involved_object, message }
+        Self { metadata, owned, spec, data, status, involved_object, message }
     }
 }
 
@@ -360,12 +374,14 @@ mod tests {
     fn what_we_created_is_told_from_what_we_applied() {
         let at = |entries: serde_json::Value| {
             let object = json!({"metadata": {"name": "x", "managedFields": entries}});
-            serde_json::from_str::<Object>(&object.to_string()).expect("an object").created_by_us
+            serde_json::from_str::<Object>(&object.to_string()).expect("an object").owned
         };
         let ours = |operation: &str| json!({"manager": FIELD_MANAGER, "operation": operation, "fieldsV1": {"f:a": {}}});
         let status = json!({"manager": FIELD_MANAGER, "operation": "Update", "subresource": "status"});
-        assert_eq!(at(json!([{"manager": "kubectl", "operation": "Update"}, ours("Update")])), Some(1));
-        assert_eq!(at(json!([ours("Apply"), status])), None);
-        assert_eq!(at(json!([{}])), None);
+        let others = json!({"manager": "kubectl", "operation": "Update"});
+        assert_eq!(at(json!([others, ours("Update")])), Owned { created: Some(1), applied: false });
+        assert_eq!(at(json!([ours("Apply"), status])), Owned { created: None, applied: true });
+        assert_eq!(at(json!([ours("Update"), ours("Apply")])), Owned { created: Some(0), applied: true });
+        assert_eq!(at(json!([{}])), Owned::default());
     }
 }

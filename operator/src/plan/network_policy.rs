@@ -53,7 +53,7 @@ fn ingress(validated: &ValidatedSubnet) -> NetworkPolicyIngressRule {
 
 /// DNS, over UDP and for long answers over TCP.
 fn names() -> NetworkPolicyEgressRule {
-    let cache = block(NODE_LOCAL_DNS, None);
+    let cache = block(NODE_LOCAL_DNS, &[]);
     NetworkPolicyEgressRule {
         to: Some(anywhere().into_iter().chain([cache]).collect()),
         ports: Some(vec![port(53, "UDP"), port(53, "TCP")]),
@@ -68,18 +68,17 @@ fn services(validated: &ValidatedSubnet) -> NetworkPolicyEgressRule {
     }
 }
 
-/// Everywhere but link-local: a cloud's metadata service hands out the machine's credentials there.
+/// Everywhere but link-local, where clouds' metadata services hand out the machine's credentials, and where Amazon's does so
+/// over IPv6.
 fn anywhere() -> Vec<NetworkPolicyPeer> {
     // Some network plugins hold that addresses are never pods, so pods are named too.
     let pods = NetworkPolicyPeer { namespace_selector: Some(LabelSelector::default()), ..NetworkPolicyPeer::default() };
-    vec![block("0.0.0.0/0", Some("169.254.0.0/16")), block("::/0", Some("fe80::/10")), pods]
+    vec![block("0.0.0.0/0", &["169.254.0.0/16"]), block("::/0", &["fe80::/10", "fd00:ec2::/32"]), pods]
 }
 
-fn block(cidr: &str, except: Option<&str>) -> NetworkPolicyPeer {
-    NetworkPolicyPeer {
-        ip_block: Some(IPBlock { cidr: cidr.to_owned(), except: except.map(|cidr| vec![cidr.to_owned()]) }),
-        ..NetworkPolicyPeer::default()
-    }
+fn block(cidr: &str, except: &[&str]) -> NetworkPolicyPeer {
+    let except = (!except.is_empty()).then(|| except.iter().map(|cidr| (*cidr).to_owned()).collect());
+    NetworkPolicyPeer { ip_block: Some(IPBlock { cidr: cidr.to_owned(), except }), ..NetworkPolicyPeer::default() }
 }
 
 fn port(number: i32, protocol: &str) -> NetworkPolicyPort {

@@ -50,7 +50,7 @@ fn nothing_link_local_is_reached_but_the_cache_of_names() {
             let block = &peer["ipBlock"];
             match block["cidr"].as_str() {
                 Some("0.0.0.0/0") => assert_eq!(block["except"], json!(["169.254.0.0/16"])),
-                Some("::/0") => assert_eq!(block["except"], json!(["fe80::/10"])),
+                Some("::/0") => assert_eq!(block["except"], json!(["fe80::/10", "fd00:ec2::/32"])),
                 Some(address) => {
                     assert_eq!(address, "169.254.20.10/32");
                     assert!(rule["ports"].as_array().expect("ports").iter().all(|port| port["port"] == 53));
