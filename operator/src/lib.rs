@@ -12,6 +12,7 @@
 pub mod admission;
 pub mod ask;
 pub mod cli;
+pub mod client;
 pub mod controller;
 pub mod crds;
 pub mod manifests;
