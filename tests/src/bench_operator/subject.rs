@@ -36,9 +36,12 @@ pub struct Child {
     pub count: usize,
     /// Its name; absent where it is not foreseeable, and nothing is done to it.
     pub name: Option<fn(name: &str) -> String>,
-    /// What somebody may do to it that must be undone: a JSON pointer and a value.
-    pub edit: Option<(&'static str, fn() -> Value)>,
+    /// What somebody may do to it that must be undone.
+    pub edit: Option<Edit>,
 }
+
+/// A JSON pointer, and the value that somebody puts there.
+pub type Edit = (&'static str, fn() -> Value);
 
 /// The kind by its group, version and name; the plural is the usual one.
 pub fn resource(group: &str, version: &str, kind: &str) -> ApiResource {
