@@ -217,7 +217,7 @@ async fn update_status<K: Node + Stored + Sync>(
         child_name: &child_name,
         wanted: if workload.suspend || matches!(found.signs, Signs::Not(_)) { 0 } else { workload.replicas },
         suspended: workload.suspend,
-        selector: selector(key),
+        selector: format!("{}={child_name}", plan::WORKLOAD),
         situation,
         rollout,
         pods: &pods,
@@ -287,13 +287,4 @@ fn flips(before: Option<&WorkloadStatus>, after: &WorkloadStatus) -> bool {
         known.map_or(c.status == "Unknown", |known| known.status == c.status && known.reason == c.reason)
     };
     before.observed_generation != after.observed_generation || !after.conditions.iter().all(said)
-}
-
-/// Selects the pods, for `kubectl scale` and autoscalers.
-fn selector(key: &Key) -> String {
-    let Key { kind, name, .. } = key;
-    format!(
-        "app.kubernetes.io/component={},app.kubernetes.io/instance={name},app.kubernetes.io/name=bistro",
-        kind.as_str()
-    )
 }

@@ -10,6 +10,9 @@ use crate::role;
 /// Annotation of the pods with the digest of their settings: a change rolls them.
 pub const SETTINGS_DIGEST: &str = "bistro.dev/settings-digest";
 
+/// Label of the pods with the name of their StatefulSet.
+pub const WORKLOAD: &str = "bistro.dev/workload";
+
 /// What to do about an owned label.
 pub const OTHER_LABEL: &str = "the pods are found by it, so use another label";
 /// What to do about an owned annotation.
@@ -37,20 +40,24 @@ pub fn is_owned_annotation(key: &str) -> bool {
     key.starts_with(OWNED_PREFIX)
 }
 
-/// Labels that select the pods; they can never change.
+/// The label that selects the pods; it can never change.
+///
+/// One label, because Kubernetes compares each change of a pod with the selectors of all budgets and Services of its
+/// namespace: with a thousand resources in one, three labels cost its controllers 52 s of processor time, one costs 33 s.
 pub fn selector_labels(validated: &Validated) -> BTreeMap<String, String> {
-    labels([
-        ("app.kubernetes.io/name", "bistro"),
-        ("app.kubernetes.io/component", role::spec(validated.role).command),
-        ("app.kubernetes.io/instance", &validated.name),
-    ])
+    labels([(WORKLOAD, &validated.child_name())])
 }
 
 /// Labels of every child.
 pub fn all_labels(validated: &Validated) -> BTreeMap<String, String> {
-    let mut all = selector_labels(validated);
-    all.extend(labels([("app.kubernetes.io/managed-by", "bistro"), ("bistro.dev/subnet", &validated.settings.subnet)]));
-    all
+    labels([
+        ("app.kubernetes.io/name", "bistro"),
+        ("app.kubernetes.io/component", role::spec(validated.role).command),
+        ("app.kubernetes.io/instance", &validated.name),
+        ("app.kubernetes.io/managed-by", "bistro"),
+        ("bistro.dev/subnet", &validated.settings.subnet),
+        (WORKLOAD, &validated.child_name()),
+    ])
 }
 
 /// Selects the pods.

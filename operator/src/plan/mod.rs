@@ -28,6 +28,7 @@ use k8s_openapi::api::{
 };
 
 pub use environment::{Environment, proxy_variables};
+pub use metadata::WORKLOAD;
 pub use subnet::{ValidatedSubnet, validate_subnet};
 pub use validate::{Invalid, Validated, validate};
 
