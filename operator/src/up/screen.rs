@@ -108,6 +108,31 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_is_whole_again_whenever_the_terminal_became_narrow() {
+        const WIDE: Size = Size { width: 20, height: 12 };
+        let wide = lines(&["one, which is as big", "two, wide too", "three"]);
+        let narrow = lines(&["one, which", "two, wide", "three"]);
+        let first = paint(&[], &wide, WIDE, false);
+        // Asked for its size before it became narrow, and after.
+        for (second, drawn) in [
+            (paint(&[20, 13, 5], &wide, WIDE, false), [20, 13, 5]),
+            (paint(&[20, 13, 5], &narrow, SMALL, false), [10, 9, 5]),
+        ] {
+            let third = paint(&drawn, &narrow, SMALL, false);
+            for at in 0..=second.len() {
+                let mut terminal = vt100::Parser::new(12, 20, 0);
+                terminal.process(first.as_bytes());
+                terminal.process(&second.as_bytes()[..at]);
+                terminal.screen_mut().set_size(12, 10);
+                terminal.process(&second.as_bytes()[at..]);
+                terminal.process(third.as_bytes());
+                let rows: Vec<_> = terminal.screen().rows(0, 10).filter(|row| !row.is_empty()).collect();
+                assert_eq!(rows, ["one, which", "two, wide", "three"], "narrow after {at} bytes");
+            }
+        }
+    }
+
+    #[test]
     fn every_write_leaves_the_terminal_as_it_was() {
         let text = paint(&[], &lines(&["a"]), SMALL, true);
         assert!(text.ends_with("\x1b[?25h\x1b[?2026l"));
