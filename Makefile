@@ -154,7 +154,7 @@ bench-churn: ## 200 random kills over miners, validators and averager (KILLS=200
 	$(BENCH) bench_churn
 
 PEERS := $(CACHE)/peers
-# N=200 ROUNDS=1 IDLE=60 TRIALS=20 SUBJECTS="floor crbase bistro kuberay" WHAT="idle drift handover"
+# N=200 NAMESPACES=1 ROUNDS=1 IDLE=60 TRIALS=20 SUBJECTS="floor crbase bistro kuberay" WHAT="idle drift handover"
 bench-operator: build kube-tools peers ## The operator beside two others: time, writes, memory (N=200 ROUNDS=1 IDLE=60)
 	BISTRO_PEERS=$(PEERS) $(BENCH) bench_operator
 

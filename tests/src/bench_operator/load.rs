@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use kube::{
     Api, Client, ResourceExt,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PostParams},
+    core::PartialObjectMeta,
     runtime::{WatchStreamExt, watcher},
 };
 
@@ -25,6 +26,11 @@ pub fn name(number: usize) -> String {
     format!("b{number:05}")
 }
 
+/// Where the resource with this number is.
+pub fn place(namespaces: &[String], number: usize) -> &str {
+    &namespaces[number % namespaces.len()]
+}
+
 /// Objects of a kind in the namespace.
 pub fn api(client: &Client, namespace: &str, resource: &ApiResource) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), namespace, resource)
@@ -36,14 +42,14 @@ pub async fn until_all_ready(
     subject: &Subject,
     creating: &Client,
     watching: &Client,
-    namespace: &str,
+    namespaces: &[String],
     count: usize,
 ) -> Duration {
     let limit = Duration::from_secs(120) + SLOWEST * u32::try_from(count).expect("a number of resources");
-    let watched = api(watching, namespace, &subject.resource);
+    let watched = Api::all_with(watching.clone(), &subject.resource);
     let began = Instant::now();
     let (created, ready) = tokio::join!(
-        tokio::time::timeout(limit, create(subject, creating, namespace, count)),
+        tokio::time::timeout(limit, create(subject, creating, namespaces, count)),
         tokio::time::timeout(limit, all_ready(subject, watched, count)),
     );
     created.expect("resources can be created");
@@ -51,13 +57,13 @@ pub async fn until_all_ready(
     at - began
 }
 
-async fn create(subject: &Subject, client: &Client, namespace: &str, count: usize) {
+async fn create(subject: &Subject, client: &Client, namespaces: &[String], count: usize) {
     let one = async |number| {
         for object in (subject.objects)(&name(number)) {
             let object: DynamicObject = serde_json::from_value(object).expect("an object");
             let types = object.types.clone().expect("it names its kind");
             let resource = ApiResource::from_gvk(&GroupVersionKind::try_from(types).expect("group/version"));
-            api(client, namespace, &resource).create(&PostParams::default(), &object).await?;
+            api(client, place(namespaces, number), &resource).create(&PostParams::default(), &object).await?;
         }
         Ok::<(), kube::Error>(())
     };
@@ -83,12 +89,15 @@ async fn all_ready(subject: &Subject, watched: Api<DynamicObject>, count: usize)
 }
 
 /// Fails unless there is exactly what `count` resources need: nobody saves time by making less.
-pub async fn check_children(subject: &Subject, client: &Client, namespace: &str, count: usize) {
+pub async fn check_children(subject: &Subject, client: &Client, namespaces: &[String], count: usize) {
     for child in &subject.children {
-        let all = api(client, namespace, &child.resource).list_metadata(&ListParams::default()).await;
-        let mut found = all.expect("they can be listed").items;
-        // Every namespace has one.
-        found.retain(|object| object.name_any() != "kube-root-ca.crt");
-        assert_eq!(found.len(), count * child.count, "{}: {}", subject.name, child.resource.plural);
+        let mut found = 0;
+        for namespace in namespaces {
+            let all = api(client, namespace, &child.resource).list_metadata(&ListParams::default()).await;
+            // Every namespace has one.
+            let made = |object: &&PartialObjectMeta<DynamicObject>| object.name_any() != "kube-root-ca.crt";
+            found += all.expect("they can be listed").items.iter().filter(made).count();
+        }
+        assert_eq!(found, count * child.count, "{}: {}", subject.name, child.resource.plural);
     }
 }

@@ -41,7 +41,7 @@ pub struct Measured<'a> {
     subject: &'a Subject,
     settings: &'a Settings,
     cluster: Cluster,
-    namespace: String,
+    namespaces: Vec<String>,
     client: Client,
     figures: &'a mut Figures,
 }
@@ -51,10 +51,13 @@ impl<'a> Measured<'a> {
     pub async fn all(subject: &'a Subject, settings: &'a Settings, figures: &'a mut Figures) -> Option<()> {
         let options = Options { controllers: true, audit: true, fake_nodes: MACHINES, ..Options::default() };
         let cluster = Cluster::start(options).await?;
-        let namespace = cluster.namespace().await;
-        subject::install(subject, &cluster, &namespace).await;
+        let mut namespaces = Vec::new();
+        for _ in 0..settings.namespaces {
+            namespaces.push(cluster.namespace().await);
+        }
+        subject::install(subject, &cluster, &namespaces).await;
         let client = cluster.client().await;
-        let mut measured = Self { subject, settings, cluster, namespace, client, figures };
+        let mut measured = Self { subject, settings, cluster, namespaces, client, figures };
         let operator = measured.create().await;
         if let Some(operator) = operator {
             measured.rest(operator).await;
@@ -127,7 +130,7 @@ impl<'a> Measured<'a> {
         let cpu = operator.as_ref().map(Program::cpu);
         let creating = self.cluster.client().await;
         let count = self.settings.count;
-        let took = load::until_all_ready(self.subject, &creating, &self.client, &self.namespace, count).await;
+        let took = load::until_all_ready(self.subject, &creating, &self.client, &self.namespaces, count).await;
         self.add("create.seconds", took.as_secs_f64());
         self.add("create.per_second", self.count() / took.as_secs_f64());
         if let (Some(operator), Some(cpu)) = (&mut operator, cpu) {
@@ -142,7 +145,7 @@ impl<'a> Measured<'a> {
             self.add("create.conflicts", tally.conflicts as f64);
             eprintln!("{} asked {:?} and {} reads", self.subject.name, tally.by, tally.reads);
         }
-        load::check_children(self.subject, &self.client, &self.namespace, count).await;
+        load::check_children(self.subject, &self.client, &self.namespaces, count).await;
         operator
     }
 
@@ -190,11 +193,12 @@ impl<'a> Measured<'a> {
     async fn drift(&mut self) {
         let subject = self.subject;
         for child in &subject.children {
-            let children = api(&self.client, &self.namespace, &child.resource);
             for (change, edit) in [("deleted", false), ("edited", true)] {
                 let figure = format!("drift.{}.{change}", child.resource.plural);
                 for trial in 0..self.settings.trials {
-                    let Some(took) = drift::trial(&children, child, &self.pick(trial), edit).await else { break };
+                    let (namespace, name) = self.pick(trial);
+                    let children = api(&self.client, namespace, &child.resource);
+                    let Some(took) = drift::trial(&children, child, &name, edit).await else { break };
                     self.figures.add(&figure, took.as_secs_f64() * 1000.0);
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -205,9 +209,10 @@ impl<'a> Measured<'a> {
         }
     }
 
-    /// Name of a resource, another one for each number; 101 is prime to every usual count.
-    fn pick(&self, number: usize) -> String {
-        name(number * 101 % self.settings.count)
+    /// Namespace and name of a resource, another one for each number; 101 is prime to every usual count.
+    fn pick(&self, number: usize) -> (&str, String) {
+        let number = number * 101 % self.settings.count;
+        (load::place(&self.namespaces, number), name(number))
     }
 
     /// Two replicas, of which the leader is ended: until the other one has the lease, and until it has put back a child that is
@@ -223,8 +228,9 @@ impl<'a> Measured<'a> {
         self.quiet(&mut self.ledger()).await;
 
         let child = self.subject.children.iter().find(|child| child.name.is_some()).expect("a child to delete");
-        let children = api(&self.client, &self.namespace, &child.resource);
-        let name = child.name.expect("it has one")(&self.pick(7));
+        let (namespace, name) = self.pick(7);
+        let children = api(&self.client, namespace, &child.resource);
+        let name = child.name.expect("it has one")(&name);
         let began = Instant::now();
         let acted = async {
             leader.end(signal).await;

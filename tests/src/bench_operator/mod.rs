@@ -27,6 +27,9 @@ use report::Report;
 pub struct Settings {
     /// Resources.
     pub count: usize,
+    /// Namespaces that they are spread over. Kubernetes' own controllers compare all pods of one with each Service and
+    /// budget in it, which takes their time from everybody.
+    pub namespaces: usize,
     /// How often everything is done; medians are reported.
     pub rounds: usize,
     /// How long an idle operator is watched.
@@ -41,7 +44,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// `N`, `ROUNDS`, `IDLE` in seconds, `TRIALS`, `SUBJECTS` and `WHAT`.
+    /// `N`, `NAMESPACES`, `ROUNDS`, `IDLE` in seconds, `TRIALS`, `SUBJECTS` and `WHAT`.
     pub fn from_environment() -> Self {
         let words = |name, usual: &str| -> Vec<String> {
             let text = env::var(name).ok().filter(|text| !text.is_empty());
@@ -49,6 +52,7 @@ impl Settings {
         };
         Self {
             count: number("N", 200),
+            namespaces: number("NAMESPACES", 1),
             rounds: number("ROUNDS", 1),
             idle: Duration::from_secs(number("IDLE", 60)),
             trials: number("TRIALS", 20),

@@ -46,7 +46,8 @@ impl<'a> Report<'a> {
     }
 
     fn line(&self) -> Line {
-        Line::default().word("n", &self.settings.count.to_string())
+        let Settings { count, namespaces, .. } = self.settings;
+        Line::default().word("n", &count.to_string()).word("namespaces", &namespaces.to_string())
     }
 
     fn create(&self, peer: &str) {

@@ -263,7 +263,7 @@ fn pod(config_map: &str) -> Value {
 }
 
 /// The definitions of a subject's kinds, and what it needs besides.
-pub async fn install(subject: &Subject, cluster: &Cluster, namespace: &str) {
+pub async fn install(subject: &Subject, cluster: &Cluster, namespaces: &[String]) {
     match subject.name {
         "bistro" => {
             cluster.apply_crds().await;
@@ -271,8 +271,10 @@ pub async fn install(subject: &Subject, cluster: &Cluster, namespace: &str) {
             let document =
                 quickstart.split("\n---").find(|text| text.contains("\nkind: Subnet\n")).expect("it has a Subnet");
             let mut subnet: Value = serde_yaml::from_str(document).expect("YAML");
-            subnet["metadata"]["namespace"] = json!(namespace);
-            cluster.create(&subnet).await.expect("the quickstart's Subnet");
+            for namespace in namespaces {
+                subnet["metadata"]["namespace"] = json!(namespace);
+                cluster.create(&subnet).await.expect("the quickstart's Subnet");
+            }
         }
         "floor" => {}
         name => {
