@@ -17,7 +17,8 @@ IMAGES ?= $(CACHE)/images
 ROOTS ?= $(firstword $(wildcard /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt))
 
 # make up
-MANIFESTS ?= manifests/quickstart.yaml
+MECHANISM ?=
+MANIFESTS ?= manifests/$(if $(MECHANISM),$(MECHANISM)/)quickstart.yaml
 BLOCK_TIME ?= 500ms
 WINDOWS ?=
 SUMMARY ?=
@@ -34,7 +35,7 @@ SECONDS ?= 60
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: build corpus ## Run a whole subnet on this machine until Ctrl-C (WINDOWS=3 SUMMARY=out.json BLOCK_TIME=500ms)
+up: build corpus ## Run a whole subnet on this machine until Ctrl-C (MECHANISM=taylor WINDOWS=3 SUMMARY=out.json)
 	$(BIN)/bistro up -f $(MANIFESTS) --devnet-corpus $(CORPUS) --block-time $(BLOCK_TIME) \
 		$(if $(WINDOWS),--windows $(WINDOWS)) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(STATE),--state $(STATE))
 
@@ -95,12 +96,14 @@ generate: build corpus ## Write anew: crds/, the chart's copies and table of val
 	$(BIN)/bistro crds --to charts/bistro/files/crds
 	hack/chart-values charts/bistro
 	hack/digest $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
+	hack/mechanisms manifests
 
 check-generated: build corpus ## Fail if generated files are not what `make generate` would write
 	$(BIN)/bistro crds --check crds
 	$(BIN)/bistro crds --check charts/bistro/files/crds
 	hack/chart-values --check charts/bistro
 	hack/digest --check $(BIN)/bistro-worker $(CORPUS) manifests/quickstart.yaml
+	hack/mechanisms --check manifests
 
 fmt: ## Format the code
 	cargo fmt --all

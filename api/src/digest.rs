@@ -4,7 +4,10 @@
 
 use codec::{Encode, Output};
 
-use crate::run::{MergeRule, Model, Run};
+use crate::{
+    mechanism::{Averaging, Mechanism},
+    run::{MergeRule, Model, Run},
+};
 
 /// The digest of the agreement.
 pub fn run_digest(run: &Run) -> [u8; 32] {
@@ -28,6 +31,35 @@ impl Encode for MergeRule {
             (Some(_), None, None) => 1u8.encode_to(dest),
             (None, Some(trimmed), None) => (2u8, &trimmed.fraction).encode_to(dest),
             (None, None, Some(_)) => 3u8.encode_to(dest),
+            _ => 0u8.encode_to(dest),
+        }
+    }
+}
+
+/// The number of the mechanism, then its settings: cosine 1, gradientDifference 2, taylor 3, lossReduction 4; none, which
+/// nobody accepts, 0.
+impl Encode for Mechanism {
+    fn encode_to<T: Output + ?Sized>(&self, dest: &mut T) {
+        let Self { cosine, gradient_difference, taylor, loss_reduction } = self;
+        match (cosine, gradient_difference, taylor, loss_reduction) {
+            (Some(settings), None, None, None) => (1u8, settings).encode_to(dest),
+            (None, Some(settings), None, None) => (2u8, settings).encode_to(dest),
+            (None, None, Some(settings), None) => (3u8, settings).encode_to(dest),
+            (None, None, None, Some(settings)) => (4u8, settings).encode_to(dest),
+            _ => 0u8.encode_to(dest),
+        }
+    }
+}
+
+/// The number of the strategy, then its settings: uniform 1, scoreWeighted 2, parameterized 3; none, which nobody
+/// accepts, 0.
+impl Encode for Averaging {
+    fn encode_to<T: Output + ?Sized>(&self, dest: &mut T) {
+        let Self { uniform, score_weighted, parameterized } = self;
+        match (uniform, score_weighted, parameterized) {
+            (Some(_), None, None) => 1u8.encode_to(dest),
+            (None, Some(_), None) => 2u8.encode_to(dest),
+            (None, None, Some(settings)) => (3u8, settings).encode_to(dest),
             _ => 0u8.encode_to(dest),
         }
     }
@@ -122,6 +154,31 @@ mod tests {
         }
         assert_eq!(with(json!({"mean": {}})), run_digest(&quickstart()));
         assert_eq!(with(json!({"trimmedMean": {"fraction": "0.25"}})), with(json!({"trimmedMean": {}})));
+    }
+
+    #[test]
+    fn mechanisms_and_averaging_have_digests_of_their_own() {
+        let with = |mechanism: serde_json::Value| {
+            let mut run = quickstart();
+            run.mechanism = serde_json::from_value(mechanism).expect("a mechanism");
+            run_digest(&run)
+        };
+        let averaging = |strategy: serde_json::Value| with(json!({"lossReduction": {"averaging": strategy}}));
+        let digests = [
+            run_digest(&quickstart()),
+            with(json!({"gradientDifference": {"sliceRatio": 4}})),
+            with(json!({"taylor": {"sliceRatio": 4}})),
+            with(json!({"taylor": {"sliceRatio": 4, "order": 2}})),
+            with(json!({"taylor": {"sliceRatio": 4, "formula": "published"}})),
+            with(json!({"lossReduction": {}})),
+            averaging(json!({"uniform": {}})),
+            averaging(json!({"scoreWeighted": {}})),
+            averaging(json!({"parameterized": {"steps": 60}})),
+        ];
+        for (i, digest) in digests.iter().enumerate() {
+            assert!(!digests[..i].contains(digest), "mechanism {i}");
+        }
+        assert_eq!(averaging(json!({"parameterized": {}})), with(json!({"lossReduction": {}})));
     }
 
     #[test]

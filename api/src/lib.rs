@@ -5,6 +5,7 @@
 pub mod conditions;
 pub mod decimal;
 pub mod digest;
+pub mod mechanism;
 pub mod pod;
 pub mod run;
 pub mod settings;

@@ -9,7 +9,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::decimal::{Decimal, literal};
+use crate::{
+    decimal::{Decimal, literal},
+    mechanism::Mechanism,
+};
 
 /// Smallest length of every phase in blocks: main net's finality lag of 3 and 2 to spare.
 pub const MIN_PHASE_BLOCKS: u32 = 5;
@@ -20,6 +23,12 @@ pub const MIN_PHASE_BLOCKS: u32 = 5;
 #[x_kube(validation = (
     "self.dataset.pagesPerWindow * self.dataset.pageSequences == self.training.batchSequences * self.training.innerSteps",
     "pagesPerWindow * pageSequences must equal batchSequences * innerSteps: a window trains on each of its sequences once"
+), validation = (
+    "!has(self.mechanism.gradientDifference) || self.training.innerSteps == 1",
+    "gradientDifference publishes the gradient of one step: set training.innerSteps to 1 and training.batchSequences to pagesPerWindow * pageSequences"
+), validation = (
+    "!has(self.mechanism.lossReduction) || has(self.merge.rule.mean)",
+    "merge.rule must be mean with lossReduction: its averager learns how much of each work counts (mechanism.lossReduction.averaging)"
 ))]
 pub struct Run {
     /// Number of this agreement; it only grows. Every change of the run needs a higher id.
@@ -209,47 +218,6 @@ pub enum InnerOptimizer {
     Fresh,
 }
 
-/// What the subnet pays for. Exactly one member.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.cosine)", "mechanism needs exactly one member: cosine"))]
-pub struct Mechanism {
-    /// Miners publish a slice of their delta and are paid for its cosine with the gradient on their own pages.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cosine: Option<Cosine>,
-}
-
-/// Settings of the mechanism `cosine`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
-#[serde(rename_all = "camelCase")]
-pub struct Cosine {
-    /// A miner publishes one entry in so many.
-    #[serde(default = "ten")]
-    #[schemars(range(min = 1, max = 100_000))]
-    pub slice_ratio: u32,
-    /// Factor on the merged slice; absent: min(sliceRatio, 300 / innerSteps).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub gain: Option<Decimal>,
-    /// Fraction of unpublished progress that is carried into the next window.
-    #[serde(default = "zero")]
-    pub residual_decay: Decimal,
-    /// Scale of the published reward, R = alpha * score.
-    #[serde(default = "one")]
-    pub alpha: Decimal,
-}
-
-impl Cosine {
-    /// The factor on the merged slice. Without it most of a slice's progress is lost and eight miners
-    /// learn less than one alone; a fit over the measured pairs of steps and ratio is `min(c, 300 / H)`.
-    pub fn effective_gain(&self, inner_steps: u32) -> f32 {
-        match &self.gain {
-            Some(gain) => gain.value_f32(),
-            // Integers below 2^24: exact in f32.
-            None => self.slice_ratio.min(300 / inner_steps.max(1)).max(1) as f32,
-        }
-    }
-}
-
 /// How accepted work becomes the next base.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema, Encode)]
 #[serde(rename_all = "camelCase")]
@@ -305,7 +273,7 @@ pub struct TrimmedMean {
     pub fraction: Decimal,
 }
 
-fn zero() -> Decimal {
+pub(crate) fn zero() -> Decimal {
     literal("0")
 }
 fn quarter() -> Decimal {
@@ -314,7 +282,7 @@ fn quarter() -> Decimal {
 fn tenth() -> Decimal {
     literal("0.1")
 }
-fn one() -> Decimal {
+pub(crate) fn one() -> Decimal {
     literal("1.0")
 }
 fn betas() -> Vec<Decimal> {
@@ -322,9 +290,6 @@ fn betas() -> Vec<Decimal> {
 }
 fn three() -> u32 {
     3
-}
-fn ten() -> u32 {
-    10
 }
 fn twenty() -> u32 {
     20

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod artifact;
+pub mod base;
 pub mod check;
 pub mod clock;
 pub mod draw;

@@ -30,7 +30,8 @@ pub struct Manifest {
     pub median_norm: Option<Bits64>,
     /// Uids whose work was merged, ascending.
     pub admitted: Vec<u16>,
-    /// Mixing weights of the admitted, for mechanisms that have them.
+    /// Mixing weights of the admitted, for mechanisms that have them: those of the first for each tensor in name order,
+    /// then those of the next.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mixing: Vec<Bits32>,
     /// Digest of the base before the window.
@@ -141,6 +142,10 @@ impl Manifest {
             () if self.admitted.is_empty() && self.base_before != self.base_after => {
                 Some("the base changed although nothing was admitted")
             }
+            () if !self.mixing.len().is_multiple_of(self.admitted.len()) => {
+                Some("there is not a mixing weight for each admitted uid and tensor")
+            }
+            () if !self.mixing.iter().all(|weight| weight.0.is_finite()) => Some("a mixing weight is not finite"),
             () if self.blocks.is_none() && !self.neurons.is_empty() => Some("neurons without blocks"),
             () => None,
         }

@@ -17,9 +17,7 @@ const BLOCK: usize = 4096;
 /// Each is first clipped to [`CLIP`] times the lower median norm. All arithmetic is f32 in stated order: the mean
 /// adds in uid order; trimmed mean and median sort the values of an entry by their total order first.
 pub fn merge(rule: &MergeRule, works: &[&Tensors]) -> Option<Tensors> {
-    let norms = norms(works);
-    let limit = CLIP * lower_median(&norms)?;
-    let factors: Vec<f32> = norms.iter().map(|n| clip_factor(*n, limit)).collect();
+    let factors = clip_factors(works)?;
     let MergeRule { mean: _, trimmed_mean, median } = rule;
     Some(match (trimmed_mean, median) {
         (Some(trimmed), _) => {
@@ -29,6 +27,36 @@ pub fn merge(rule: &MergeRule, works: &[&Tensors]) -> Option<Tensors> {
         (None, Some(_)) => entrywise(works, &factors, median_of),
         (None, None) => mean(works, &factors),
     })
+}
+
+/// Mixes `works`, given in uid order, by weights that stand in the manifest: those of the first work for each tensor in
+/// name order, then those of the next. `None` of nothing, or where there is not a weight for each.
+///
+/// Each work is first clipped as by [`merge`]; f32, added in uid order.
+pub fn mix(works: &[&Tensors], weights: &[f32]) -> Option<Tensors> {
+    let factors = clip_factors(works)?;
+    let mut sum = works[0].zeros_like();
+    let tensors = sum.len();
+    if weights.len() != works.len() * tensors {
+        return None;
+    }
+    for (tensor, sums) in sum.data_mut().enumerate() {
+        for ((work, factor), weights) in works.iter().zip(&factors).zip(weights.chunks_exact(tensors)) {
+            let factor = factor * weights[tensor];
+            for (sum, x) in sums.iter_mut().zip(&work.tensor(tensor).data) {
+                let part = x * factor;
+                *sum += part;
+            }
+        }
+    }
+    Some(sum)
+}
+
+/// What each work is multiplied with so that none counts more than [`CLIP`] medians; `None` of nothing.
+pub fn clip_factors(works: &[&Tensors]) -> Option<Vec<f32>> {
+    let norms = norms(works);
+    let limit = CLIP * lower_median(&norms)?;
+    Some(norms.iter().map(|n| clip_factor(*n, limit)).collect())
 }
 
 /// 1 for a norm within the limit, else what brings it there.
@@ -173,6 +201,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn mixing_follows_the_weights_and_clips() {
+        let works = [work(&[1.0, 0.0]), work(&[0.0, 1.0]), work(&[0.0, -1000.0])];
+        let works: Vec<_> = works.iter().collect();
+        let mixed = |weights: &[f32]| mix(&works, weights).map(|m| m.tensor(0).data.clone());
+        assert_eq!(mixed(&[0.5, 0.25, 0.25]), Some(vec![0.5, 0.25 - 0.375]));
+        assert_eq!(mixed(&[0.0, 1.0, 0.0]), Some(vec![0.0, 1.0]));
+        assert_eq!((mixed(&[1.0]), mix(&[], &[])), (None, None));
+        let third = 1.0 / 3.0;
+        let (uniform, mean) =
+            (mixed(&[third; 3]).expect("three"), merge(&MergeRule::default(), &works).expect("three"));
+        assert!(uniform.iter().zip(&mean.tensor(0).data).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+
     fn pinned(rule: &MergeRule) -> String {
         let works: Vec<_> = (1..8).map(|k| work(&[0.1 * k as f32, 1.0 / k as f32, -0.3])).collect();
         let bits = by(rule, &works).expect("some");
@@ -185,6 +227,16 @@ mod tests {
         assert_eq!(pinned(&MergeRule::default()), "3ecbef29 3eb4fdb9 be9700ad");
         assert_eq!(pinned(&median()), "3ecccccd 3e800000 be99999a");
         assert_eq!(pinned(&trimmed("0.25")), "3ecccccd 3e947ae2 be99999a");
+    }
+
+    #[test]
+    fn the_bits_of_a_mix_are_pinned() {
+        let works: Vec<_> = (1..8).map(|k| work(&[0.1 * k as f32, 1.0 / k as f32, -0.3])).collect();
+        let works: Vec<_> = works.iter().collect();
+        let weights: Vec<f32> = (1..8).map(|k| k as f32 / 28.0).collect();
+        let mixed = mix(&works, &weights).expect("seven");
+        let bits: Vec<_> = mixed.tensor(0).data.iter().map(|x| format!("{:08x}", x.to_bits())).collect();
+        assert_eq!(bits.join(" "), "3effc898 3e7babcb be98f360");
     }
 
     proptest! {

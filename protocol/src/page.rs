@@ -12,6 +12,9 @@ const HELD_OUT: u64 = 64;
 /// Odd held-out pages that the displayed loss is measured on.
 const DISPLAYED: u64 = 4;
 
+/// Even held-out pages that an averager learns on in a window, and as many that it compares on.
+const TUNING: u64 = 8;
+
 /// How a dataset of known length falls into pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pages {
@@ -83,6 +86,18 @@ impl Pages {
         (0..self.held_out).filter(|i| i % 2 == 1).take(DISPLAYED as usize).map(|i| self.training + i).collect()
     }
 
+    /// The pages of window `window` that an averager learns on, and those that it compares the result on: even ones of the
+    /// held-out part, other ones in each window. Never those of [`Pages::displayed`].
+    pub fn tuning(&self, window: u64) -> (Vec<u64>, Vec<u64>) {
+        let even = self.held_out / 2;
+        let half = |first: u64| -> Vec<u64> {
+            let all: Vec<u64> = (first..even).step_by(2).map(|i| self.training + 2 * i).collect();
+            let turn = (window * TUNING) % (all.len() as u64).max(1);
+            all.iter().cycle().skip(turn as usize).take(all.len().min(TUNING as usize)).copied().collect()
+        };
+        (half(0), half(1))
+    }
+
     /// How often a page is handed out per window when the highest uid is `uids - 1`; above 1 miners share pages.
     pub fn sharing(&self, uids: u16, count: u32) -> f64 {
         (u64::from(uids) * u64::from(count)) as f64 / self.training as f64
@@ -107,6 +122,21 @@ mod tests {
 
     fn pages() -> Pages {
         Pages::new(&dataset(), 16 * 1024 + 1).expect("large enough")
+    }
+
+    #[test]
+    fn an_averager_learns_on_held_out_pages_that_nobody_else_looks_at() {
+        let dataset = Dataset { page_sequences: 1, ..dataset() };
+        let p = Pages::new(&dataset, 8 * 64 * 40 + 1).expect("large enough");
+        for window in 0..9 {
+            let (tuning, check) = p.tuning(window);
+            assert_eq!((tuning.len(), check.len()), (8, 8));
+            assert!(tuning.iter().chain(&check).all(|page| *page >= p.training() && !p.displayed().contains(page)));
+            assert!(tuning.iter().all(|page| !check.contains(page)));
+        }
+        assert_ne!(p.tuning(0), p.tuning(1));
+        let (tuning, check) = pages().tuning(3);
+        assert_eq!((tuning.len(), check.len()), (4, 4), "a small dataset has fewer");
     }
 
     #[test]

@@ -93,12 +93,15 @@ pub struct Evaluation {
     /// The pages that it had to train on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pages: Vec<u64>,
-    /// Loss of the base on them, in nats per token.
+    /// Loss on them, in nats per token, of what the work is compared with: the base, or the merged weights (`taylor`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Bits64>,
     /// Raw score of the mechanism, if the work was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw: Option<Bits64>,
+    /// The factor in it that says how often the miner read its own pages better than others' (`lossReduction`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<Bits64>,
 }
 
 /// A record that does not follow from itself: its validator made it up.
@@ -207,12 +210,13 @@ pub(crate) mod tests {
         let ages = book.ages(1, RATES);
         let drawn = draw(&ages, 4, &seed::draw(&[5; 32], &validator().0));
         let evaluate = |uid: u16| match uid % 3 {
-            0 => Evaluation { verdict: Verdict::Late, pages: vec![], loss: None, raw: None },
+            0 => Evaluation { verdict: Verdict::Late, pages: vec![], loss: None, raw: None, gate: None },
             _ => Evaluation {
                 verdict: Verdict::Accepted,
                 pages: vec![3, 1],
                 loss: Some(Bits64(2.5)),
                 raw: Some(Bits64(0.2 * f64::from(uid))),
+                gate: None,
             },
         };
         let outcomes: Vec<_> = drawn.iter().map(|uid| (*uid, evaluate(*uid).outcome())).collect();

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     check::{Verdict, lower_median},
     hotkey::Hotkey,
+    mechanism::loss_reduction::Gate,
     weights,
 };
 
@@ -45,6 +46,9 @@ pub struct Standing {
     pub evaluated: bool,
     /// The last window in which it had a commit.
     pub last_commit: Option<u64>,
+    /// Whether it learned from its own pages, for mechanisms that ask.
+    #[serde(default)]
+    pub gate: Gate,
     /// The window in which it was last drawn; before that, the one before its first commit.
     pub waiting_since: u64,
 }
@@ -118,6 +122,13 @@ impl Book {
         scale
     }
 
+    /// Notes how much a miner's work lowered the loss on its own pages and on another's; gives the factor on its score.
+    pub fn gate(&mut self, uid: u16, own: f64, other: f64) -> f64 {
+        let Some(standing) = self.miners.get_mut(&uid) else { return 0.0 };
+        standing.gate = standing.gate.after(own, other);
+        standing.gate.factor()
+    }
+
     /// Whether weights may be set: the first ones wait until every active miner was evaluated.
     pub fn is_complete(&self, window: u64, rates: Rates, first: bool) -> bool {
         !first || self.miners.values().all(|s| s.evaluated || !s.is_active(window, rates))
@@ -156,6 +167,7 @@ impl Standing {
             verdict: Verdict::NoCommit,
             evaluated: false,
             last_commit: None,
+            gate: Gate::default(),
             waiting_since: 0,
         }
     }

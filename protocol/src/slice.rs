@@ -57,6 +57,11 @@ impl Slice {
         Tensors::new(tensors.collect()).expect("names stay unique and shapes are the lengths")
     }
 
+    /// The picked entries of each tensor, in tensor order.
+    pub fn entries(&self) -> impl Iterator<Item = &[u32]> {
+        self.0.iter().map(Vec::as_slice)
+    }
+
     /// `full[index] += factor * part` for every picked entry; the product is rounded before the sum.
     pub fn scatter_add(&self, full: &mut Tensors, part: &Tensors, factor: f32) {
         for ((data, indices), part) in full.data_mut().zip(&self.0).zip(part) {

@@ -4,19 +4,30 @@
 //! the chain, is left out. Cheats are never merged, as if nobody had paid them yet: all of them meet the same base.
 //! The same arena gives the same figures, whatever the number of threads.
 
-use std::thread;
+use std::{collections::BTreeMap, thread};
 
-use bistro_api::run::{Cosine, InnerOptimizer, Run};
+use bistro_api::{
+    mechanism::LossReduction,
+    run::{InnerOptimizer, Run},
+};
 use bistro_protocol::{
+    base::Base,
     check::{Verdict, lower_median, norm_is_excessive},
-    mechanism::cosine::outer_step,
+    mechanism::{self, Mechanism},
     merge::merge,
     page::Pages,
     seed,
     slice::{self, Slice, SliceOf},
     tensors::Tensors,
 };
-use bistro_worker::engine::{Engine, Optimizer, Work};
+use bistro_worker::{
+    engine::{Engine, Optimizer, Work},
+    mechanism::{
+        Accepted, Candidate, Scene, Scored,
+        averaging::{self, Scales},
+        compute, score,
+    },
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -38,7 +49,9 @@ pub struct Arena<'a> {
     pages: Pages,
     /// One per thread; each trains whole miners.
     engines: Vec<Engine>,
-    base: Tensors,
+    /// With all threads: for what is done once.
+    scorer: Engine,
+    base: Base,
     window: u64,
     /// Moments of the honest miners, who have the first uids.
     miners: Vec<Optimizer>,
@@ -51,23 +64,27 @@ pub struct Played {
     /// Which window.
     pub window: u64,
     /// The base that everybody started from.
-    pub base: Tensors,
+    pub base: Base,
     /// The entries that had to be published.
     pub slice: Slice,
-    /// By uid: what counts, or why it does not.
+    /// By uid: what the work would change, or why it does not count.
     pub works: Vec<Result<Tensors, Verdict>>,
 }
 
 impl<'a> Arena<'a> {
-    /// Before the first window. `run` starts from a seed and pays by `cosine`.
+    /// Before the first window. `run` starts from a seed.
     pub fn new(text: &'a Text, run: Run, miners: usize, cheats: &[Cheat]) -> Self {
         let pages = Pages::new(&run.dataset, text.len() as u64).expect("text enough for the run");
         let threads = thread::available_parallelism().map_or(1, |n| n.get());
-        let engine = || Engine::new(&run.model, 256, run.dataset.sequence_length, 1).expect("a sound model");
-        let engines: Vec<_> = (0..threads).map(|_| engine()).collect();
-        let base = engines[0].initial(run.from.seed.expect("a run from a seed")).expect("drawn");
+        let engine =
+            |threads| Engine::new(&run.model, 256, run.dataset.sequence_length, threads).expect("a sound model");
+        let engines: Vec<_> = (0..threads).map(|_| engine(1)).collect();
+        let scorer = engine(threads);
+        let parameters = scorer.initial(run.from.seed.expect("a run from a seed")).expect("drawn");
+        let base = mechanism::of(&run).first_base(parameters);
         let cheats = (1..).zip(cheats).map(|(number, cheat)| Cheater::new(*cheat, number)).collect();
-        Self { text, run, pages, engines, base, window: 0, miners: vec![Optimizer::fresh(); miners], cheats }
+        let miners = vec![Optimizer::fresh(); miners];
+        Self { text, run, pages, engines, scorer, base, window: 0, miners, cheats }
     }
 
     /// The agreement.
@@ -87,7 +104,7 @@ impl<'a> Arena<'a> {
 
     /// Bytes of entries that one miner publishes in a window.
     pub fn bytes(&self) -> usize {
-        let shape = slice::shape(&self.base, self.cosine().slice_ratio);
+        let shape = self.shape();
         4 * shape.iter().map(|(_, s)| s.iter().product::<usize>()).sum::<usize>()
     }
 
@@ -95,7 +112,7 @@ impl<'a> Arena<'a> {
     pub fn loss(&mut self) -> f64 {
         let total = (self.text.len() as u64 - 1) / (self.pages.tokens_per_page() - 1);
         let held_out: Vec<u64> = (self.pages.training()..total).take(HELD_OUT as usize).collect();
-        let (text, run, pages, base) = (self.text, &self.run, &self.pages, &self.base);
+        let (text, run, pages, base) = (self.text, &self.run, &self.pages, &self.base.parameters);
         let losses = share_out(&mut self.engines, held_out, |engine, page| {
             engine.loss(base, &text.sequences(&run.dataset, pages, &[page])).expect("a finite loss")
         });
@@ -111,60 +128,109 @@ impl<'a> Arena<'a> {
         let works = self.check(honest.into_iter().chain(cheats).collect());
         let before = self.base.clone();
         let admitted: Vec<&Tensors> = works.iter().take(self.miners.len()).filter_map(|w| w.as_ref().ok()).collect();
-        if let Some(merged) = merge(&self.run.merge.rule, &admitted) {
-            let cosine = self.run.mechanism.cosine.as_ref().expect("paid by cosine");
-            outer_step(&mut self.base, &slice, &merged, cosine, &self.run.training);
+        if let Some(merged) = self.merged(&slice, &admitted) {
+            let run = &self.run;
+            mechanism::of(run).outer_step(&mut self.base, &slice, &merged, &run.training, window);
         }
         self.window += 1;
         Played { window, base: before, slice, works }
     }
 
-    /// The gradients of these uids on their own pages, on the slice: what a validator scores with.
-    pub fn gradients(&mut self, played: &Played, uids: &[u16]) -> Vec<Tensors> {
-        let own = uids.iter().map(|uid| self.own(played.window, *uid)).collect();
-        share_out(&mut self.engines, own, |engine, sequences: Vec<Vec<u32>>| {
-            played.slice.gather(&engine.gradient(&played.base, &sequences).expect("a finite gradient").1)
-        })
+    /// What the averager makes of admitted work.
+    fn merged(&mut self, slice: &Slice, admitted: &[&Tensors]) -> Option<Tensors> {
+        let Mechanism::LossReduction(LossReduction { averaging, .. }) = mechanism::of(&self.run) else {
+            return merge(&self.run.merge.rule, admitted);
+        };
+        if admitted.is_empty() {
+            return None;
+        }
+        let (tuning, check) = self.pages.tuning(self.window);
+        let sequences = |pages: &[u64]| self.text.sequences(&self.run.dataset, &self.pages, pages);
+        let scales = Scales {
+            base: &self.base.parameters,
+            slice,
+            works: admitted,
+            factor: mechanism::of(&self.run).factor(&self.run.training),
+            tuning: &sequences(&tuning),
+            check: &sequences(&check),
+        };
+        let mixed = averaging::weigh(&mut self.scorer, averaging, &scales, &CancellationToken::new()).expect("weighed");
+        (mixed.after <= mixed.before).then_some(mixed.merged)
+    }
+
+    /// Raw scores of these uids, whose work was accepted: as in the role `validator`.
+    pub fn score(&mut self, played: &Played, uids: &[u16]) -> Vec<Scored> {
+        let mechanism = mechanism::of(&self.run);
+        let accepted: Vec<&Tensors> = played.works.iter().flatten().collect();
+        let accepted = Accepted::of(mechanism, &accepted);
+        let work = |uid: &u16| Some((*uid, played.works[usize::from(*uid)].as_ref().ok()?));
+        let stand_in = (uids.len() == 1).then_some(NOBODY);
+        let everybody = || uids.iter().copied().chain(stand_in);
+        let candidates: Vec<_> = everybody().map(|uid| Candidate { uid, own: self.own(played.window, uid) }).collect();
+        let taken: Vec<u64> = everybody().flat_map(|uid| self.own_pages(played.window, uid)).collect();
+        let test = match mechanism {
+            Mechanism::LossReduction(settings) if !uids.is_empty() => {
+                let seed = seed::test_pages(NETUID, self.run.id, played.window, &block("end", played.window));
+                let pages = self.pages.test(&seed, settings.test_pages, &taken);
+                self.text.sequences(&self.run.dataset, &self.pages, &pages)
+            }
+            _ => Vec::new(),
+        };
+        let scene = Scene {
+            mechanism,
+            training: &self.run.training,
+            base: &played.base,
+            slice: &played.slice,
+            works: &uids.iter().filter_map(work).collect::<BTreeMap<_, _>>(),
+            accepted: &accepted,
+            test: &test,
+        };
+        score(&mut self.scorer, &scene, &candidates, None, &CancellationToken::new()).expect("finite scores")
     }
 
     /// What these uids should have published, if moments start fresh in every window: what an audit compares with.
     pub fn recompute(&mut self, played: &Played, uids: &[u16]) -> Vec<Tensors> {
         let own = uids.iter().map(|uid| self.own(played.window, *uid)).collect();
-        let mut training = self.run.training.clone();
-        training.inner_optimizer = InnerOptimizer::Fresh;
+        let mut run = self.run.clone();
+        run.training.inner_optimizer = InnerOptimizer::Fresh;
+        let base = &played.base;
         share_out(&mut self.engines, own, |engine, sequences: Vec<Vec<u32>>| {
-            let work = Work { base: &played.base, sequences: &sequences, training: &training, windows: played.window };
-            played.slice.gather(&learn(engine, &work, &mut Optimizer::fresh()))
+            let (parameters, training) = (&base.parameters, &run.training);
+            let work = Work { base: parameters, sequences: &sequences, training, windows: played.window };
+            effect(&run, engine, &work, &mut Optimizer::fresh(), (&played.slice, base))
         })
     }
 
-    fn cosine(&self) -> &Cosine {
-        self.run.mechanism.cosine.as_ref().expect("paid by cosine")
+    fn shape(&self) -> Vec<(String, Vec<usize>)> {
+        slice::shape(&self.base.parameters, mechanism::of(&self.run).slice_ratio())
     }
 
     fn slice(&self) -> Slice {
         let reveal = block("reveal", self.window);
-        let ratio = self.cosine().slice_ratio;
-        Slice::derive(
-            SliceOf { netuid: NETUID, run: self.run.id, window: self.window, reveal: &reveal, ratio },
-            &self.base,
-        )
+        let ratio = mechanism::of(&self.run).slice_ratio();
+        let of = SliceOf { netuid: NETUID, run: self.run.id, window: self.window, reveal: &reveal, ratio };
+        Slice::derive(of, &self.base.parameters)
     }
 
     /// Sequences of a uid's own pages.
     fn own(&self, window: u64, uid: u16) -> Vec<Vec<u32>> {
+        self.text.sequences(&self.run.dataset, &self.pages, &self.own_pages(window, uid))
+    }
+
+    fn own_pages(&self, window: u64, uid: u16) -> Vec<u64> {
         let order = seed::pages(NETUID, self.run.id, window, &block("start", window));
-        let numbers = self.pages.own(&order, uid, self.run.dataset.pages_per_window);
-        self.text.sequences(&self.run.dataset, &self.pages, &numbers)
+        self.pages.own(&order, uid, self.run.dataset.pages_per_window)
     }
 
     /// What the honest miners publish.
     fn train(&mut self, slice: &Slice) -> Vec<Tensors> {
         let own: Vec<_> = (0..self.miners.len()).map(|uid| self.own(self.window, uid as u16)).collect();
-        let (base, training, windows) = (&self.base, &self.run.training, self.window);
+        let (base, run, windows) = (&self.base, &self.run, self.window);
         let tasks = self.miners.iter_mut().zip(own).collect();
         share_out(&mut self.engines, tasks, |engine, (optimizer, sequences): (&mut Optimizer, Vec<Vec<u32>>)| {
-            slice.gather(&learn(engine, &Work { base, sequences: &sequences, training, windows }, optimizer))
+            let (parameters, training) = (&base.parameters, &run.training);
+            let work = Work { base: parameters, sequences: &sequences, training, windows };
+            effect(run, engine, &work, optimizer, (slice, base))
         })
     }
 
@@ -174,17 +240,17 @@ impl<'a> Arena<'a> {
         let uids = self.miners.len()..self.miners.len() + self.cheats.len();
         let own: Vec<_> = uids.map(|uid| self.own(self.window, uid as u16)).collect();
         let other = self.own(self.window, NOBODY);
-        let (base, training, windows) = (&self.base, &self.run.training, self.window);
+        let (base, run, windows) = (&self.base.parameters, &self.run, self.window);
         let tasks = self.cheats.iter_mut().zip(own).collect();
         share_out(&mut self.engines, tasks, |engine, (cheater, own): (&mut Cheater, Vec<Vec<u32>>)| {
-            let view = View { base, slice, training, windows, own: &own, other: &other, published: &published };
+            let view = View { base, slice, run, windows, own: &own, other: &other, published: &published };
             cheater.publish(engine, &view).expect("cheats compute as others do")
         })
     }
 
     /// The checks that are about the work itself, in the order of the protocol.
     fn check(&self, works: Vec<Tensors>) -> Vec<Result<Tensors, Verdict>> {
-        let shape = slice::shape(&self.base, self.cosine().slice_ratio);
+        let shape = self.shape();
         let fits = |w: &Tensors| w.iter().map(|t| (&t.name, &t.shape)).eq(shape.iter().map(|(name, s)| (name, s)));
         let sound = |work: Tensors| match () {
             () if !fits(&work) => Err(Verdict::WrongSchema),
@@ -207,9 +273,18 @@ pub fn block(phase: &str, window: u64) -> [u8; 32] {
     seed::seed(phase, &window)
 }
 
-fn learn(engine: &mut Engine, work: &Work<'_>, optimizer: &mut Optimizer) -> Tensors {
-    let trained = engine.train(work, optimizer, &CancellationToken::new(), |_| ()).expect("a sound run trains");
-    trained.parameters.minus(work.base)
+/// What honest work would change.
+fn effect(
+    run: &Run,
+    engine: &mut Engine,
+    work: &Work<'_>,
+    optimizer: &mut Optimizer,
+    (slice, base): (&Slice, &Base),
+) -> Tensors {
+    let mechanism = mechanism::of(run);
+    let computed = compute(mechanism, engine, work, optimizer, &CancellationToken::new(), |_| ());
+    let tensors = computed.expect("a sound run trains").tensors;
+    mechanism.effect(mechanism.published(&tensors, slice, base), slice, base)
 }
 
 /// Runs `f` on all items, each engine on a part of them in a thread of its own. Results are in the order of the items.

@@ -5,14 +5,18 @@
 
 use std::collections::VecDeque;
 
-use bistro_api::run::Training;
+use bistro_api::run::{Run, Training};
 use bistro_protocol::{
     check::lower_median,
     init::{self, Init, TensorSpec},
+    mechanism,
     slice::Slice,
     tensors::{Tensor, Tensors},
 };
-use bistro_worker::engine::{Engine, Error, Optimizer, Work};
+use bistro_worker::{
+    engine::{Engine, Error, Optimizer, Work},
+    mechanism::compute,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Noise of `copy-noise`, as a part of the copied norm.
@@ -127,12 +131,12 @@ impl Cheat {
 
 /// What a cheat can know in a window.
 pub struct View<'a> {
-    /// The base that everybody starts from.
+    /// The parameters that everybody starts from.
     pub base: &'a Tensors,
     /// The entries that must be published.
     pub slice: &'a Slice,
-    /// The settings of the run.
-    pub training: &'a Training,
+    /// The agreement.
+    pub run: &'a Run,
     /// Windows of the run before this one.
     pub windows: u64,
     /// Sequences of its own pages, in the order of training.
@@ -167,7 +171,7 @@ impl Cheater {
         self.cheat
     }
 
-    /// Its slice of this window.
+    /// What its work of this window would change, on the slice.
     pub fn publish(&mut self, engine: &mut Engine, view: &View<'_>) -> Result<Tensors, Error> {
         let half = view.own.len() / 2;
         let nothing = || view.slice.gather(view.base).zeros_like();
@@ -212,14 +216,16 @@ impl Cheater {
         })
     }
 
-    /// Trains as an honest miner would, on these sequences: fewer of them are fewer steps.
+    /// Trains as an honest miner would, or takes the gradient, on these sequences: fewer of them are fewer steps.
     fn learn(&mut self, engine: &mut Engine, view: &View<'_>, sequences: &[Vec<u32>]) -> Result<Tensors, Error> {
         // At most innerSteps: nobody trains on more sequences than the window has.
-        let steps = sequences.len() / view.training.batch_sequences as usize;
-        let training = Training { inner_steps: steps as u32, ..view.training.clone() };
+        let steps = sequences.len() / view.run.training.batch_sequences as usize;
+        let training = Training { inner_steps: steps as u32, ..view.run.training.clone() };
         let work = Work { base: view.base, sequences, training: &training, windows: view.windows };
-        let trained = engine.train(&work, &mut self.optimizer, &CancellationToken::new(), |_| ())?;
-        Ok(trained.parameters.minus(view.base))
+        let mechanism = mechanism::of(view.run);
+        let cancel = CancellationToken::new();
+        let computed = compute(mechanism, engine, &work, &mut self.optimizer, &cancel, |_| ())?.tensors;
+        Ok(if mechanism.trains() { computed.minus(view.base) } else { computed })
     }
 
     fn stale(&mut self, engine: &mut Engine, view: &View<'_>, windows: usize) -> Result<Option<Tensors>, Error> {
@@ -243,7 +249,7 @@ impl Cheater {
 /// learning rate in a step, and steps of one window rarely agree.
 fn honest_norm(view: &View<'_>) -> f64 {
     let norms: Vec<f64> = view.published.iter().map(|w| w.norm()).collect();
-    let Training { learning_rate, inner_steps, .. } = view.training;
+    let Training { learning_rate, inner_steps, .. } = &view.run.training;
     let entries = view.slice.gather(view.base).elements() as f64;
     lower_median(&norms).unwrap_or_else(|| learning_rate.value() * f64::from(*inner_steps).sqrt() * entries.sqrt())
 }

@@ -5,7 +5,7 @@ use bistro_protocol::{
     check::Verdict,
     draw::draw,
     hotkey::Hotkey,
-    mechanism::cosine::{RECOMPUTED, raw_score},
+    mechanism::{cosine::RECOMPUTED, of},
     score::{Book, Outcome, Rates},
     seed,
     tensors::Tensors,
@@ -51,8 +51,9 @@ impl Judge {
         self.book.observe(window, &neurons, rates);
         let seed = seed::draw(&block("end", window), &[9; 32]);
         let drawn = draw(&self.book.ages(window, rates), self.scoring.evaluations_per_window as usize, &seed);
-        let mut outcomes = outcomes(arena, played, &drawn);
-        if arena.run().training.inner_optimizer == InnerOptimizer::Fresh {
+        let mut outcomes = self.outcomes_of(arena, played, &drawn);
+        let run = arena.run();
+        if run.training.inner_optimizer == InnerOptimizer::Fresh && of(run).trains() {
             audit(arena, played, &mut outcomes);
         }
         self.book.record(window, &outcomes, rates);
@@ -67,26 +68,25 @@ impl Judge {
         });
     }
 
+    /// What a validator finds of the drawn miners, as in the role `validator`.
+    fn outcomes_of(&mut self, arena: &mut Arena<'_>, played: &Played, drawn: &[u16]) -> Vec<(u16, Outcome)> {
+        let accepted: Vec<u16> = drawn.iter().copied().filter(|uid| played.works[usize::from(*uid)].is_ok()).collect();
+        let scored = arena.score(played, &accepted);
+        let mut outcome = |uid: &u16| match &played.works[usize::from(*uid)] {
+            Err(verdict) => (*uid, Outcome::Rejected(*verdict)),
+            Ok(_) => {
+                let found = scored.iter().find(|s| s.uid == *uid).expect("every accepted one is scored");
+                let gate = found.pages.map_or(1.0, |(own, other)| self.book.gate(*uid, own, other));
+                (*uid, Outcome::Scored(found.raw * gate))
+            }
+        };
+        drawn.iter().map(&mut outcome).collect()
+    }
+
     fn rates(&self) -> Rates {
         let Scoring { moving_average, absent_windows, .. } = &self.scoring;
         Rates { moving_average: moving_average.value(), absent_windows: (*absent_windows).into() }
     }
-}
-
-/// What a validator finds of the drawn miners, as in the role `validator`.
-fn outcomes(arena: &mut Arena<'_>, played: &Played, drawn: &[u16]) -> Vec<(u16, Outcome)> {
-    let accepted: Vec<u16> = drawn.iter().copied().filter(|uid| played.works[usize::from(*uid)].is_ok()).collect();
-    let gradients = arena.gradients(played, &accepted);
-    let score = |uid: &u16| match &played.works[usize::from(*uid)] {
-        Err(verdict) => (*uid, Outcome::Rejected(*verdict)),
-        Ok(delta) => {
-            let pairs = || accepted.iter().zip(&gradients);
-            let foreign: Vec<&Tensors> = pairs().filter(|(u, _)| *u != uid).map(|(_, g)| g).collect();
-            let own = pairs().find(|(u, _)| *u == uid).map(|(_, g)| g).expect("every accepted one has a gradient");
-            (*uid, Outcome::Scored(raw_score(delta, own, &foreign)))
-        }
-    };
-    drawn.iter().map(score).collect()
 }
 
 /// Recomputes the work of one accepted miner, by lot.

@@ -3,9 +3,14 @@
 use bistro_api::{Run, run::InnerOptimizer};
 use serde_json::{Value, json};
 
+/// Steps of a window.
+const STEPS: u32 = 8;
+
 /// What one run differs in.
 #[derive(Clone, Copy, Debug)]
 pub struct Knobs<'a> {
+    /// Its name in resources.
+    pub mechanism: &'a str,
     /// A miner publishes one entry in so many.
     pub ratio: u32,
     /// `None`: as the protocol chooses it.
@@ -18,7 +23,7 @@ pub struct Knobs<'a> {
 
 impl Default for Knobs<'_> {
     fn default() -> Self {
-        Self { ratio: 1, gain: None, learning_rate: "3e-3", optimizer: InnerOptimizer::Kept }
+        Self { mechanism: "cosine", ratio: 1, gain: None, learning_rate: "3e-3", optimizer: InnerOptimizer::Kept }
     }
 }
 
@@ -43,10 +48,12 @@ pub fn quickstart(knobs: Knobs<'_>) -> Run {
 }
 
 fn run(knobs: Knobs<'_>, model: Value, sequence_length: u32, batch_sequences: u32) -> Run {
-    let mut cosine = json!({ "sliceRatio": knobs.ratio });
+    let mut settings = json!({ "sliceRatio": knobs.ratio });
     if let Some(gain) = knobs.gain {
-        cosine["gain"] = json!(gain);
+        settings["gain"] = json!(gain);
     }
+    // A gradient is the work of one step over all sequences of a window.
+    let steps = if knobs.mechanism == "gradientDifference" { 1 } else { STEPS };
     let run = json!({
         "id": 1, "from": { "seed": 42 },
         "schedule": { "windowBlocks": 40, "commitBlocks": 8, "uploadBlocks": 8, "mergeBlocks": 8 },
@@ -57,10 +64,10 @@ fn run(knobs: Knobs<'_>, model: Value, sequence_length: u32, batch_sequences: u3
         },
         "model": model,
         "training": {
-            "learningRate": knobs.learning_rate, "batchSequences": batch_sequences, "innerSteps": 8,
+            "learningRate": knobs.learning_rate, "batchSequences": batch_sequences * STEPS / steps, "innerSteps": steps,
             "innerOptimizer": knobs.optimizer,
         },
-        "mechanism": { "cosine": cosine },
+        "mechanism": { knobs.mechanism: settings },
     });
     serde_json::from_value(run).expect("a sound run")
 }

@@ -4,9 +4,11 @@
 //! them different things.
 
 use bistro_protocol::{
+    base::Base,
     check::{Commit, MAX_COMMIT, Rules, Stored, Verdict, lower_median, norm_is_excessive},
     hotkey::Hotkey,
     object::{Hex32, Kind},
+    slice::Slice,
     tensors::Tensors,
 };
 use futures::{StreamExt, stream};
@@ -27,7 +29,7 @@ pub struct Work {
     pub uid: u16,
     /// The hotkey.
     pub hotkey: Hotkey,
-    /// What it published, or why that does not count.
+    /// What its work would change, or why it does not count.
     pub outcome: Result<Tensors, Verdict>,
     /// What it committed to, if that commit was valid.
     pub commit: Option<Commit>,
@@ -58,15 +60,17 @@ pub struct Collected {
 pub async fn collect(
     node: &Node,
     facts: &Facts,
-    base: &Tensors,
+    base: &Base,
     base_digest: [u8; 32],
 ) -> Result<Option<Collected>, Failure> {
     let window = facts.window;
-    let shape = node.work_shape(base);
+    let shape = node.work_shape(&base.parameters);
+    let slice = node.slice(window, &base.parameters).await?;
     let Some(rules) = rules(node, window, base_digest, &shape).await? else { return Ok(None) };
     // An upload of the last tolerated second must be visible before anybody looks.
     node.bucket_shows_ms(node.clock.upload_opens_ms(rules.uploads_close_ms)).await?;
-    let works = stream::iter(facts.neurons.iter().copied()).map(|(uid, hotkey)| work_of(node, &rules, uid, hotkey));
+    let works = stream::iter(facts.neurons.iter().copied())
+        .map(|(uid, hotkey)| work_of(node, &rules, (&slice, base), uid, hotkey));
     let works: Vec<Result<Work, Failure>> = works.buffered(CONCURRENCY).collect().await;
     let mut works = works.into_iter().collect::<Result<Vec<_>, _>>()?;
     let median_norm = judge_norms(&mut works);
@@ -91,7 +95,7 @@ pub async fn rules<'a>(
         agreement: &node.agreement,
         clock: &node.clock,
         window,
-        kind: Kind::Delta,
+        kind: node.mechanism().kind(),
         base,
         shape,
         commits_close_ms: deadlines.commits_close_ms,
@@ -99,8 +103,15 @@ pub async fn rules<'a>(
     }))
 }
 
-/// One hotkey's work. An error of the bucket is an error of ours, never a verdict on the miner.
-pub async fn work_of(node: &Node, rules: &Rules<'_>, uid: u16, hotkey: Hotkey) -> Result<Work, Failure> {
+/// One hotkey's work, published at these entries of this base. An error of the bucket is an error of ours, never a verdict
+/// on the miner.
+pub async fn work_of(
+    node: &Node,
+    rules: &Rules<'_>,
+    (slice, base): (&Slice, &Base),
+    uid: u16,
+    hotkey: Hotkey,
+) -> Result<Work, Failure> {
     let reject = |verdict, commit| Ok(Work { uid, hotkey, outcome: Err(verdict), commit });
     let key = node.key(&hotkey, rules.window, Kind::Commit);
     let check = |found: Option<(&[u8], i64)>| rules.commit(&hotkey, true, found);
@@ -119,7 +130,12 @@ pub async fn work_of(node: &Node, rules: &Rules<'_>, uid: u16, hotkey: Hotkey) -
     let check = |found: &Object| rules.artifact(&hotkey, &commit, &found.bytes);
     // Larger than it was a moment ago: not what was committed.
     let outcome = bounded(node, &key, commit.size, check, |_| Err(Verdict::NotCommitted)).await?;
-    Ok(Work { uid, hotkey, outcome: outcome.unwrap_or(Err(Verdict::NoArtifact)), commit: Some(commit) })
+    let effect = |work| match node.mechanism().effect(work, slice, base) {
+        effect if effect.all_finite() => Ok(effect),
+        _ => Err(Verdict::NotFinite),
+    };
+    let outcome = outcome.unwrap_or(Err(Verdict::NoArtifact)).and_then(effect);
+    Ok(Work { uid, hotkey, outcome, commit: Some(commit) })
 }
 
 /// Reads and checks an object of at most `most` bytes; `None` where there is none.

@@ -3,11 +3,12 @@
 use std::{path::PathBuf, str::FromStr};
 
 use bistro_api::{
-    Settings,
+    Decimal, Run, Settings,
     digest::run_digest,
+    mechanism::Averaging,
     run::{From, MergeRule},
 };
-use bistro_protocol::clock::Clock;
+use bistro_protocol::{clock::Clock, mechanism::Mechanism};
 
 use crate::{failure::Failure, files};
 
@@ -74,14 +75,7 @@ fn check(settings: &Settings) -> Result<(), String> {
             "run: pagesPerWindow * pageSequences is {sequences} and batchSequences * innerSteps is {steps}: make them equal"
         ));
     }
-    let Some(cosine) = &run.mechanism.cosine else {
-        return Err("run.mechanism: name exactly one mechanism: cosine".into());
-    };
-    if cosine.residual_decay.value() != 0.0 {
-        return Err(
-            "run.mechanism.cosine.residualDecay: only \"0\" works: progress that is not published is dropped".into()
-        );
-    }
+    check_mechanism(run)?;
     let MergeRule { mean, trimmed_mean, median } = &run.merge.rule;
     if [mean.is_some(), trimmed_mean.is_some(), median.is_some()].iter().filter(|named| **named).count() != 1 {
         return Err("run.merge.rule: name exactly one rule: mean, trimmedMean or median".into());
@@ -107,6 +101,67 @@ fn check(settings: &Settings) -> Result<(), String> {
         return Err("scoring.power: must be above 0; 3 is usual".into());
     }
     Ok(())
+}
+
+fn check_mechanism(run: &Run) -> Result<(), String> {
+    let Some(mechanism) = Mechanism::of(&run.mechanism) else {
+        return Err(
+            "run.mechanism: name exactly one mechanism: cosine, gradientDifference, taylor or lossReduction".into()
+        );
+    };
+    let factor = mechanism.factor(&run.training);
+    if !(factor.is_finite() && factor > 0.0) {
+        return Err(format!(
+            "run.mechanism.{0}.gain and run.training.outerLearningRate: their product is {factor}: it must be above 0",
+            mechanism.name()
+        ));
+    }
+    match mechanism {
+        Mechanism::Cosine(settings) if settings.residual_decay.value() != 0.0 => {
+            Err("run.mechanism.cosine.residualDecay: only \"0\" works: progress that is not published is dropped"
+                .into())
+        }
+        Mechanism::GradientDifference(_) if run.training.inner_steps != 1 => {
+            Err("run.training.innerSteps: must be 1 with gradientDifference, which publishes the gradient of one step"
+                .into())
+        }
+        Mechanism::GradientDifference(settings) if !above_zero(&settings.tolerance) => {
+            Err("run.mechanism.gradientDifference.tolerance: must be above 0; 0.2 is usual".into())
+        }
+        Mechanism::Taylor(settings) if !(1..=2).contains(&settings.order) => {
+            Err("run.mechanism.taylor.order: must be 1 or 2".into())
+        }
+        Mechanism::LossReduction(settings) => {
+            let Averaging { uniform, score_weighted, parameterized } = &settings.averaging;
+            let named = [uniform.is_some(), score_weighted.is_some(), parameterized.is_some()];
+            if named.iter().filter(|named| **named).count() != 1 {
+                return Err(
+                    "run.mechanism.lossReduction.averaging: name exactly one of uniform, scoreWeighted, parameterized"
+                        .into(),
+                );
+            }
+            if run.merge.rule.mean.is_none() {
+                return Err(
+                    "run.merge.rule: must be mean with lossReduction, whose averager weighs the work itself".into()
+                );
+            }
+            if settings.test_pages == 0 {
+                return Err("run.mechanism.lossReduction.testPages: must be at least 1".into());
+            }
+            match parameterized {
+                Some(settings) if settings.steps == 0 || settings.sequences == 0 || !above_zero(&settings.rate) => Err(
+                    "run.mechanism.lossReduction.averaging.parameterized: steps, sequences and rate must be above 0"
+                        .into(),
+                ),
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn above_zero(decimal: &Decimal) -> bool {
+    decimal.value().is_finite() && decimal.value() > 0.0
 }
 
 /// Digest of the agreement in `settings`.

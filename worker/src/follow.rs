@@ -8,10 +8,10 @@ use std::{
 use bistro_api::status::{Phase, WindowRecord};
 use bistro_protocol::{
     artifact,
+    base::Base,
     check::Commit,
     hotkey::Hotkey,
     manifest::{MAX_MANIFEST, Manifest, ManifestError},
-    mechanism::cosine,
     object::{Hex32, Kind, Opened},
     slice::Slice,
     tensors::Tensors,
@@ -38,7 +38,7 @@ const SPEAK_AFTER: Duration = Duration::from_secs(10);
 /// A node's place in the history of the run.
 pub struct Follower {
     /// The base before `window`.
-    pub base: Tensors,
+    pub base: Base,
     /// Its digest.
     pub digest: [u8; 32],
     /// The first window whose manifest was not followed yet.
@@ -126,7 +126,7 @@ impl Follower {
         }
         if let Some(digest) = opened.body.aggregate {
             let merged = self.aggregate(node, &averager, digest, aggregate).await?;
-            let slice = node.slice(self.window, &self.base).await?;
+            let slice = node.slice(self.window, &self.base.parameters).await?;
             self.step(node, &slice, &merged);
         }
         self.advance(node, opened.body, opened.digest)
@@ -134,7 +134,7 @@ impl Follower {
 
     /// Moves the base by a merged slice.
     fn step(&mut self, node: &Node, slice: &Slice, merged: &Tensors) {
-        cosine::outer_step(&mut self.base, slice, merged, node.cosine(), &node.settings.run.training);
+        node.outer_step(&mut self.base, slice, merged, self.window);
         self.digest = self.base.digest();
     }
 
@@ -161,7 +161,7 @@ impl Follower {
     /// Measures the base on the held-out pages and shows it.
     pub async fn measure(&self, node: &Node) -> Result<f64, Failure> {
         let sequences = node.sequences(&node.pages.displayed()).await?;
-        let base = self.base.clone();
+        let base = self.base.parameters.clone();
         let loss = node.compute(move |engine| engine.loss(&base, &sequences)).await?;
         node.telemetry.metrics.loss.set(loss);
         self.show(node, Some(loss));
@@ -231,7 +231,7 @@ impl Follower {
         digest: Hex32,
         fetched: Option<Object>,
     ) -> Result<Tensors, Failure> {
-        let shape = node.work_shape(&self.base);
+        let shape = node.work_shape(&self.base.parameters);
         let key = node.key(averager, self.window, Kind::Aggregate);
         let check = |found: &Object| {
             if Commit::of(&found.bytes).digest != digest {

@@ -17,6 +17,7 @@ pub mod facts;
 pub mod failure;
 pub mod files;
 pub mod follow;
+pub mod mechanism;
 pub mod node;
 pub mod origin;
 pub mod retry;

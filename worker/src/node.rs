@@ -2,12 +2,14 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bistro_api::{Settings, run::Cosine};
+use bistro_api::Settings;
 use bistro_protocol::{
+    base::Base,
     check::Verdict,
     clock::Clock,
     hotkey::Hotkey,
     manifest::{MAX_MANIFEST, Manifest},
+    mechanism::{self, Mechanism},
     object::{self, Agreement, Kind, Opened},
     page::Pages,
     slice::{self, Slice, SliceOf},
@@ -94,9 +96,9 @@ impl Node {
         }
     }
 
-    /// The settings of the mechanism.
-    pub fn cosine(&self) -> &Cosine {
-        self.settings.run.mechanism.cosine.as_ref().expect("checked when the settings were read")
+    /// The mechanism with its settings.
+    pub fn mechanism(&self) -> Mechanism<'_> {
+        mechanism::of(&self.settings.run)
     }
 
     /// The latest finalised block.
@@ -176,12 +178,18 @@ impl Node {
 
     fn slice_of<'a>(&self, window: u64, reveal: &'a [u8; 32]) -> SliceOf<'a> {
         let Agreement { netuid, run, .. } = self.agreement;
-        SliceOf { netuid, run, window, reveal, ratio: self.cosine().slice_ratio }
+        SliceOf { netuid, run, window, reveal, ratio: self.mechanism().slice_ratio() }
+    }
+
+    /// Moves the base before `window` by merged work.
+    pub fn outer_step(&self, base: &mut Base, slice: &Slice, merged: &Tensors, window: u64) {
+        let run = &self.settings.run;
+        self.mechanism().outer_step(base, slice, merged, &run.training, window - run.start_window);
     }
 
     /// Names and shapes of a miner's work.
     pub fn work_shape(&self, schema: &Tensors) -> Vec<(String, Vec<usize>)> {
-        slice::shape(schema, self.cosine().slice_ratio)
+        slice::shape(schema, self.mechanism().slice_ratio())
     }
 
     /// Key of an object of this run.

@@ -2,6 +2,7 @@
 
 use bistro_protocol::{
     artifact,
+    base::Base,
     hotkey::Hotkey,
     manifest::{MAX_MANIFEST, Manifest},
     object::{self, Agreement, Hex32, Kind},
@@ -16,20 +17,24 @@ use crate::{failure::Failure, follow::averager_of, node::Node, snapshot};
 const LOOK_BACK: u64 = 200;
 
 /// The base before the run's first window.
-pub async fn first_base(node: &Node) -> Result<Tensors, Failure> {
+pub async fn first_base(node: &Node) -> Result<Base, Failure> {
     let bistro_api::run::From { seed, run, checkpoint } = &node.settings.run.from;
-    match (seed, run, checkpoint) {
+    let parameters = match (seed, run, checkpoint) {
         (Some(seed), ..) => {
             let seed = *seed;
-            node.compute(move |engine| engine.initial(seed)).await
+            node.compute(move |engine| engine.initial(seed)).await?
         }
-        (None, Some(run), _) => inherited(node, *run).await,
-        (None, None, Some(key)) => read_checkpoint(node, key).await,
-        (None, None, None) => Err(Failure::Permanent("run.from: name one of seed, run, checkpoint".into())),
-    }
+        (None, Some(run), _) => inherited(node, *run).await?,
+        (None, None, Some(key)) => read_checkpoint(node, key).await?,
+        (None, None, None) => {
+            return Err(Failure::Permanent("run.from: name one of seed, run, checkpoint".into()));
+        }
+    };
+    // What a mechanism keeps beside the parameters starts anew with every run.
+    Ok(node.mechanism().first_base(parameters))
 }
 
-/// The base that an earlier run ended with: that of its last manifest before this run starts.
+/// The parameters that an earlier run ended with: that of its last manifest before this run starts.
 ///
 /// Its averager has it on disk and stores it as the first snapshot of this run; everybody else takes it from there.
 /// All compare its digest with the old manifest, so a run cannot be continued from anything else.
@@ -62,11 +67,11 @@ async fn inherited(node: &Node, run: u32) -> Result<Tensors, Failure> {
         },
         (None, None) => return Err(Failure::Transient("the subnet has no averager yet".into())),
     };
-    fits(node, &base, &format!("the last base of run {run}"))?;
+    fits(node, &base.parameters, &format!("the last base of run {run}"))?;
     if averager == Some(node.hotkey) {
         snapshot::publish(node, start, &base, wanted).await?;
     }
-    Ok(base)
+    Ok(base.parameters)
 }
 
 /// The newest manifest of another run before window `start`.
@@ -109,12 +114,13 @@ fn from_safetensors(bytes: &[u8]) -> Option<Tensors> {
 
 /// A base by its key: one of our own snapshots or any plain safetensors file in F32.
 async fn read_checkpoint(node: &Node, key: &str) -> Result<Tensors, Failure> {
-    // Twice the room that our own files need: other writers' headers are longer.
-    let most = 2 * artifact::max_bytes(&node.shape);
+    // Parameters with a mechanism's state, and room for the longer headers of other writers.
+    let most = 5 * artifact::max_bytes(&node.shape);
     let found = node.bucket.get(key, most).await.map_err(Failure::from)?;
     let found = found.ok_or_else(|| Failure::Transient(format!("run.from.checkpoint: {key} is not in the bucket")))?;
     let base = from_safetensors(&found.bytes)
         .ok_or_else(|| Failure::Permanent(format!("run.from.checkpoint: {key} is no safetensors file in F32")))?;
+    let base = Base::from_tensors(base).parameters;
     fits(node, &base, key)?;
     tracing::info!(key, digest = %Hex32(base.digest()), "starts from a checkpoint");
     Ok(base)

@@ -3,9 +3,9 @@
 
 use bistro_protocol::{
     artifact,
+    base::Base,
     hotkey::Hotkey,
     object::{Hex32, Kind},
-    tensors::Tensors,
 };
 use bytes::Bytes;
 
@@ -20,8 +20,8 @@ pub struct Snapshot {
     pub window: u64,
     /// Digest of the manifest of the window before.
     pub previous: [u8; 32],
-    /// The parameters.
-    pub base: Tensors,
+    /// The base.
+    pub base: Base,
     /// Their digest.
     pub digest: [u8; 32],
 }
@@ -48,7 +48,8 @@ async fn at(node: &Node, window: u64) -> Result<Option<Snapshot>, Failure> {
     let Some(averager) = averager_of(node, window - 1).await? else { return Ok(None) };
     let Some(manifest) = node.manifest(&averager, window - 1).await? else { return Ok(None) };
     let Some((base, digest)) = read(node, &averager, window).await? else { return Ok(None) };
-    if manifest.body.base_after != Hex32(digest) {
+    let state = node.mechanism().state_shape(&node.shape);
+    if manifest.body.base_after != Hex32(digest) || !base.state.has_shape(&state) {
         tracing::warn!(window, "the snapshot is not the base that the manifest before it ended with: not used");
         return Ok(None);
     }
@@ -56,16 +57,17 @@ async fn at(node: &Node, window: u64) -> Result<Option<Snapshot>, Failure> {
 }
 
 /// The base before `window` as `averager` stored it, with its digest; `None` where there is no sound one.
-pub async fn read(node: &Node, averager: &Hotkey, window: u64) -> Result<Option<(Tensors, [u8; 32])>, Failure> {
+pub async fn read(node: &Node, averager: &Hotkey, window: u64) -> Result<Option<(Base, [u8; 32])>, Failure> {
     let key = node.key(averager, window, Kind::Base);
     let check = |found: &Object| {
         let file = artifact::decode(&found.bytes).map_err(|_| ())?;
-        let digest = file.tensors.digest();
-        let ours = file.is_for(&node.agreement, averager, window, Kind::Base, digest);
-        let whole = file.tensors.has_shape(&node.shape) && file.tensors.all_finite();
-        if ours && whole { Ok((file.tensors, digest)) } else { Err(()) }
+        let ours = file.is_for(&node.agreement, averager, window, Kind::Base, file.base) && file.tensors.all_finite();
+        let (claimed, base) = (file.base, Base::from_tensors(file.tensors));
+        let whole = base.parameters.has_shape(&node.shape) && base.digest() == claimed;
+        if ours && whole { Ok((base, claimed)) } else { Err(()) }
     };
-    match node.read(&key, artifact::max_bytes(&node.shape), check).await? {
+    // The state of any mechanism: three times the parameters at most.
+    match node.read(&key, 4 * artifact::max_bytes(&node.shape), check).await? {
         Some(Err(())) => {
             tracing::warn!(key, "the base in the bucket is damaged or not this run's: not used");
             Ok(None)
@@ -75,12 +77,12 @@ pub async fn read(node: &Node, averager: &Hotkey, window: u64) -> Result<Option<
 }
 
 /// Stores the base before `window`. One that is there already is this hotkey's own from before a restart.
-pub async fn publish(node: &Node, window: u64, base: &Tensors, digest: [u8; 32]) -> Result<(), Failure> {
+pub async fn publish(node: &Node, window: u64, base: &Base, digest: [u8; 32]) -> Result<(), Failure> {
     let key = node.key(&node.hotkey, window, Kind::Base);
     if node.bucket.head(&key).await?.is_some() {
         return Ok(());
     }
-    let file = artifact::encode(&node.agreement, window, Kind::Base, node.wallet.keypair(), digest, base);
+    let file = artifact::encode(&node.agreement, window, Kind::Base, node.wallet.keypair(), digest, &base.to_tensors());
     node.bucket.put_new(&key, Bytes::from(file)).await?;
     tracing::info!(window, "stored a snapshot");
     Ok(())

@@ -9,10 +9,10 @@ use std::{
 };
 
 use bistro_protocol::{
+    base::Base,
     hotkey::Hotkey,
     object::{Agreement, Hex32},
     tensor_file,
-    tensors::Tensors,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -47,8 +47,8 @@ pub struct SavedBase {
     pub window: u64,
     /// Digest of the manifest of the window before; zeros for the first window.
     pub previous: [u8; 32],
-    /// The parameters.
-    pub base: Tensors,
+    /// The base.
+    pub base: Base,
 }
 
 /// What a base file says beside its tensors.
@@ -101,7 +101,7 @@ impl State {
         let note =
             BaseNote { window: saved.window, previous: Hex32(saved.previous), digest: Hex32(saved.base.digest()) };
         let note = serde_json::to_string(&note).expect("plain data serialises");
-        let bytes = tensor_file::write(&[("note", note)], &saved.base);
+        let bytes = tensor_file::write(&[("note", note)], &saved.base.to_tensors());
         Ok(files::write_atomic(&self.path(&base_file(saved.window)), &bytes)?)
     }
 
@@ -222,12 +222,13 @@ pub(crate) fn parse_base(bytes: &[u8]) -> Option<SavedBase> {
     let (fields, base) = tensor_file::read(bytes).ok()?;
     let (_, note) = fields.iter().find(|(key, _)| key == "note")?;
     let note: BaseNote = serde_json::from_str(note).ok()?;
+    let base = Base::from_tensors(base);
     (base.digest() == note.digest.0).then_some(SavedBase { window: note.window, previous: note.previous.0, base })
 }
 
 #[cfg(test)]
 mod tests {
-    use bistro_protocol::tensors::Tensor;
+    use bistro_protocol::tensors::{Tensor, Tensors};
 
     use super::*;
 
@@ -237,7 +238,7 @@ mod tests {
 
     fn saved(window: u64) -> SavedBase {
         let tensor = Tensor { name: "w".into(), shape: vec![2], data: vec![window as f32, -0.0] };
-        SavedBase { window, previous: [7; 32], base: Tensors::new(vec![tensor]).expect("valid") }
+        SavedBase { window, previous: [7; 32], base: Base::plain(Tensors::new(vec![tensor]).expect("valid")) }
     }
 
     #[test]

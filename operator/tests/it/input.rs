@@ -87,8 +87,8 @@ fn wrong_fields() {
         "net.yaml: Subnet alps: spec.run.training.learningRate: expected a text, found 0.003: write it in quotes, \"0.003\""
     );
     assert_eq!(
-        complaint(&[with(subnet(), "/spec/run/mechanism", json!({"cosine": {}, "taylor": {}}))]),
-        "net.yaml: Subnet alps: spec.run.mechanism.taylor: is no field that exists here: known are cosine"
+        complaint(&[with(subnet(), "/spec/run/mechanism", json!({"cosine": {}, "tailor": {}}))]),
+        "net.yaml: Subnet alps: spec.run.mechanism.tailor: is no field that exists here: did you mean taylor?"
     );
     assert_eq!(
         complaint(&[with(subnet(), "/spec/run/model/preset", json!("tinny"))]),

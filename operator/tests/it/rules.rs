@@ -100,6 +100,23 @@ fn sequences_of_a_window_are_all_trained_on() {
 }
 
 #[test]
+fn mechanisms_fit_the_rest_of_the_run() {
+    let mechanism = |mechanism: serde_json::Value| with(subnet(), "/spec/run/mechanism", mechanism);
+    let one_step = with(
+        with(mechanism(json!({"gradientDifference": {}})), "/spec/run/training/innerSteps", json!(1)),
+        "/spec/run/training/batchSequences",
+        json!(64),
+    );
+    accepted(&one_step);
+    refused(&mechanism(json!({"gradientDifference": {}})), "spec.run", "set training.innerSteps to 1");
+    accepted(&mechanism(json!({"taylor": {"order": 2, "formula": "published"}})));
+    refused(&mechanism(json!({"taylor": {"order": 3}})), "order", "above the maximum of 2");
+    let weighed = mechanism(json!({"lossReduction": {}}));
+    accepted(&weighed);
+    refused(&with(weighed, "/spec/run/merge", json!({"rule": {"median": {}}})), "spec.run", "merge.rule must be mean");
+}
+
+#[test]
 fn phases_fit_into_a_window() {
     accepted(&with(subnet(), "/spec/run/schedule/windowBlocks", json!(29)));
     refused(&with(subnet(), "/spec/run/schedule/windowBlocks", json!(28)), "spec.run.schedule", "raise windowBlocks");
@@ -110,7 +127,12 @@ fn phases_fit_into_a_window() {
 fn unions_have_exactly_one_member() {
     refused(&with(subnet(), "/spec/run/mechanism", json!({})), "spec.run.mechanism", "exactly one member");
     let two = json!({"cosine": {}, "taylor": {}});
-    refused(&with(subnet(), "/spec/run/mechanism", two), "spec.run.mechanism.taylor", "no field that exists");
+    refused(&with(subnet(), "/spec/run/mechanism", two), "spec.run.mechanism", "exactly one member");
+    let averaging = |members: serde_json::Value| {
+        with(subnet(), "/spec/run/mechanism", json!({"lossReduction": {"averaging": members}}))
+    };
+    accepted(&averaging(json!({"scoreWeighted": {}})));
+    refused(&averaging(json!({})), "spec.run.mechanism.lossReduction.averaging", "exactly one member");
     refused(&with(subnet(), "/spec/run/model", json!({})), "spec.run.model", "exactly one of preset and config");
     let both = json!({"preset": "tiny", "config": {"model_type": "llama"}});
     refused(&with(subnet(), "/spec/run/model", both), "spec.run.model", "exactly one of preset and config");

@@ -10,18 +10,7 @@
 //! pays them 10 to 30% of an honest income. Taking the others' part away leaves them 0 to 4%, at no cost: the
 //! same gradients serve everybody.
 
-use bistro_api::run::{Cosine, Training};
-
-use crate::{slice::Slice, tensors::Tensors};
-
-/// Moves the base: `base[index] += outerLearningRate * gain * merged`, the factor rounded once to f32.
-///
-/// The gain makes up for the slice: each window publishes one entry in `sliceRatio`, so the unbiased step is that
-/// many times larger ([`Cosine::effective_gain`]).
-pub fn outer_step(base: &mut Tensors, slice: &Slice, merged: &Tensors, cosine: &Cosine, training: &Training) {
-    let factor = training.outer_learning_rate.value_f32() * cosine.effective_gain(training.inner_steps);
-    slice.scatter_add(base, merged, factor);
-}
+use crate::tensors::Tensors;
 
 /// Raw score of one miner: its delta against the gradient on its own pages, less the mean against those on
 /// `foreign` pages (the other drawn miners'; if there is none, one foreign page set stands in). Between -2 and 2;
@@ -42,7 +31,7 @@ pub fn is_recomputed(delta: &Tensors, expected: &Tensors) -> bool {
     descent_cosine(delta, &negated) >= RECOMPUTED
 }
 
-/// Cosine of the delta with the negative gradient, accumulated in f64.
+/// Cosine of the delta with the negative gradient, accumulated in f64 in one pass.
 fn descent_cosine(delta: &Tensors, gradient: &Tensors) -> f64 {
     let (mut dot, mut dd, mut gg) = (0.0, 0.0, 0.0);
     for (d, g) in delta.iter().zip(gradient) {

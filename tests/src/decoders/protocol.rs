@@ -127,6 +127,7 @@ fn scored() -> Vec<Vec<u8>> {
         pages: vec![3, 1, 4],
         loss: Some(Bits64(2.5)),
         raw: raw.map(Bits64),
+        gate: raw.map(|_| Bits64(0.5)),
     };
     let entry = |uid, drawn: Option<Evaluation>| record::Entry {
         uid,

@@ -8,7 +8,6 @@ use bistro_protocol::{
     check::{Commit, Verdict},
     hotkey::Hotkey,
     manifest::{Blocks, Entry, Manifest},
-    mechanism::cosine::outer_step,
     merge::merge,
     object::{self, Bits64, Hex32, Kind},
     record::Verdicts,
@@ -61,9 +60,9 @@ impl Averager {
             .collect();
         if let Some(merged) = merge(&node.settings.run.merge.rule, &works) {
             manifest.admitted = kept.iter().filter(|w| w.outcome.is_ok()).map(|w| w.uid).collect();
-            let slice = node.slice(window, &self.follower.base).await.expect("a slice");
+            let slice = node.slice(window, &self.follower.base.parameters).await.expect("a slice");
             let mut base = self.follower.base.clone();
-            outer_step(&mut base, &slice, &merged, node.cosine(), &node.settings.run.training);
+            node.outer_step(&mut base, &slice, &merged, window);
             manifest.base_after = Hex32(base.digest());
             let (keypair, before) = (node.wallet.keypair(), self.follower.digest);
             let file = artifact::encode(&node.agreement, window, Kind::Aggregate, keypair, before, &merged);

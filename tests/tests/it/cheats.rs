@@ -93,15 +93,15 @@ impl Cheating {
         let other = node.sequences(&pages(u16::MAX - uid)).await?;
         // What can be read when work is due: that of the window before.
         let published = self.published(window.saturating_sub(1)).await?;
-        let base = self.follower.base.clone();
+        let base = self.follower.base.parameters.clone();
         let slice = node.slice(window, &base).await?;
         let mut cheater = std::mem::replace(&mut self.cheater, Cheater::new(Cheat::Zero, 0));
         let (cheater, work) = node
             .compute(move |engine| {
                 let published: Vec<&Tensors> = published.iter().collect();
                 let windows = window - run.start_window;
-                let (own, other, training) = (&own[..], &other[..], &run.training);
-                let view = View { base: &base, slice: &slice, training, windows, own, other, published: &published };
+                let (own, other, run) = (&own[..], &other[..], &run);
+                let view = View { base: &base, slice: &slice, run, windows, own, other, published: &published };
                 let work = cheater.publish(engine, &view)?;
                 Ok((cheater, work))
             })

@@ -40,7 +40,8 @@ fn the_generated_text_is_pinned() {
 
 /// Names, miners, what is special.
 const RUNS: [(&str, usize, Knobs<'static>); 7] = {
-    let kept = Knobs { ratio: 1, gain: None, learning_rate: "3e-3", optimizer: InnerOptimizer::Kept };
+    let kept =
+        Knobs { mechanism: "cosine", ratio: 1, gain: None, learning_rate: "3e-3", optimizer: InnerOptimizer::Kept };
     [
         ("single", 1, kept),
         ("dense", 8, kept),

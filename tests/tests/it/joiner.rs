@@ -13,7 +13,7 @@ use bistro_protocol::{
     clock::Clock,
     hotkey::Hotkey,
     manifest::{Blocks, Entry, Manifest},
-    mechanism::cosine::outer_step,
+    mechanism,
     object::{self, Hex32, Kind},
     seed,
     slice::{self, Slice, SliceOf},
@@ -49,11 +49,11 @@ fn work(shape: &[(String, Vec<usize>)], window: u64) -> Tensors {
 async fn publish_history(subnet: &Subnet, wallet: &DevWallet, bucket: &Bucket) -> ([u8; 32], u64) {
     let Settings { run, netuid, .. } = subnet.settings.clone();
     let (agreement, clock) = (subnet.agreement(), Clock::new(&run.schedule).expect("the phases fit"));
-    let cosine = run.mechanism.cosine.clone().expect("cosine");
+    let mechanism = mechanism::of(&run);
     let (keypair, hotkey) = (wallet.hotkey.keypair(), Hotkey(wallet.hotkey.public()));
     let engine = Engine::new(&run.model, 256, run.dataset.sequence_length, 1).expect("a model");
-    let mut base = engine.initial(run.from.seed.expect("a seed")).expect("drawn");
-    let shape = slice::shape(&base, cosine.slice_ratio);
+    let mut base = mechanism.first_base(engine.initial(run.from.seed.expect("a seed")).expect("drawn"));
+    let shape = slice::shape(&base.parameters, mechanism.slice_ratio());
     let every = u64::from(run.schedule.snapshot_windows);
     let (mut previous, mut needed) = ([0; 32], 0);
     for window in 0..MISSED {
@@ -62,16 +62,16 @@ async fn publish_history(subnet: &Subnet, wallet: &DevWallet, bucket: &Bucket) -
         };
         let before = base.digest();
         if window > 0 && window.is_multiple_of(every) {
-            let file = artifact::encode(&agreement, window, Kind::Base, keypair, before, &base);
+            let file = artifact::encode(&agreement, window, Kind::Base, keypair, before, &base.to_tensors());
             needed = file.len() as u64;
             put(Kind::Base, file).await;
         }
         let [start, reveal] = [clock.start(window), clock.reveal(window)].map(|b| subnet.chain.block_hash(b));
         let (start, reveal) = (start.await.expect("a block"), reveal.await.expect("a block"));
         let merged = work(&shape, window);
-        let of = SliceOf { netuid, run: run.id, window, reveal: &reveal, ratio: cosine.slice_ratio };
-        let slice = Slice::derive(of, &base);
-        outer_step(&mut base, &slice, &merged, &cosine, &run.training);
+        let of = SliceOf { netuid, run: run.id, window, reveal: &reveal, ratio: mechanism.slice_ratio() };
+        let slice = Slice::derive(of, &base.parameters);
+        mechanism.outer_step(&mut base, &slice, &merged, &run.training, window);
         let file = artifact::encode(&agreement, window, Kind::Aggregate, keypair, before, &merged);
         let entry =
             Entry { uid: 0, hotkey, verdict: Verdict::Accepted, artifact: Some(Hex32(seed::seed("test", &window))) };

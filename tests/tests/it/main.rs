@@ -23,5 +23,6 @@ mod quickstart;
 mod records;
 mod resilience;
 mod services;
+mod simulate;
 mod subnet;
 mod support;

@@ -3,14 +3,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use bistro_api::status::Phase;
+use bistro_api::{mechanism::LossReduction, status::Phase};
 use bistro_protocol::{
     admission::{Candidate, admit},
     artifact,
+    base::Base,
     check::{Commit, Verdict},
     manifest::{Blocks, Entry, Manifest},
+    mechanism::Mechanism,
     merge::merge,
-    object::{self, Bits64, Hex32, Kind, Opened},
+    object::{self, Bits32, Bits64, Hex32, Kind, Opened},
     slice::Slice,
     tensors::Tensors,
 };
@@ -18,9 +20,11 @@ use bistro_protocol::{
 use super::Loop;
 use crate::{
     collect::{Collected, Work, collect},
+    engine::Error,
     facts::{Economy, Facts},
     failure::Failure,
     follow::{Follower, averager_of},
+    mechanism::averaging::{self, Mixed, Scales},
     node::{Node, Published},
     snapshot,
 };
@@ -167,9 +171,19 @@ impl Averager {
         let admitted: BTreeMap<u16, &Tensors> =
             chosen.filter_map(|w| Some((w.uid, w.outcome.as_ref().ok()?))).collect();
         let works: Vec<&Tensors> = admitted.values().copied().collect();
-        if let Some(merged) = merge(&node.settings.run.merge.rule, &works) {
+        let slice = node.slice(window, &self.follower.base.parameters).await?;
+        let merged = match node.mechanism() {
+            Mechanism::LossReduction(settings) => {
+                let mixed = weigh(node, &self.follower.base, &slice, settings, &works, window).await?;
+                mixed.map(|mixed| {
+                    manifest.mixing = mixed.weights.iter().copied().map(Bits32).collect();
+                    mixed.merged
+                })
+            }
+            _ => merge(&node.settings.run.merge.rule, &works),
+        };
+        if let Some(merged) = merged {
             manifest.admitted = admitted.into_keys().collect();
-            let slice = node.slice(window, &self.follower.base).await?;
             manifest.base_after = Hex32(self.base_after(&slice, &merged));
             let (keypair, base) = (node.wallet.keypair(), self.follower.digest);
             let file = artifact::encode(&node.agreement, window, Kind::Aggregate, keypair, base, &merged);
@@ -181,8 +195,7 @@ impl Averager {
 
     fn base_after(&self, slice: &Slice, merged: &Tensors) -> [u8; 32] {
         let mut base = self.follower.base.clone();
-        let run = &self.node.settings.run;
-        bistro_protocol::mechanism::cosine::outer_step(&mut base, slice, merged, self.node.cosine(), &run.training);
+        self.node.outer_step(&mut base, slice, merged, self.follower.window);
         base.digest()
     }
 
@@ -199,6 +212,48 @@ impl Averager {
         }
         Ok(())
     }
+}
+
+/// Learns how much of each work counts. `None` where there is nothing to mix, or where the new base would be worse than the
+/// old one on pages that it was not learned on.
+async fn weigh(
+    node: &Node,
+    base: &Base,
+    slice: &Slice,
+    settings: &LossReduction,
+    works: &[&Tensors],
+    window: u64,
+) -> Result<Option<Mixed>, Failure> {
+    if works.is_empty() {
+        return Ok(None);
+    }
+    let (tuning, check) = node.pages.tuning(window);
+    let (tuning, check) = (node.sequences(&tuning).await?, node.sequences(&check).await?);
+    let works: Vec<Tensors> = works.iter().map(|work| (*work).clone()).collect();
+    let (parameters, slice, averaging) = (base.parameters.clone(), slice.clone(), settings.averaging.clone());
+    let (factor, cancel) = (node.mechanism().factor(&node.settings.run.training), node.stop.child_token());
+    let mixed = node.compute(move |engine| {
+        let works: Vec<&Tensors> = works.iter().collect();
+        let scales = Scales { base: &parameters, slice: &slice, works: &works, factor, tuning: &tuning, check: &check };
+        match averaging::weigh(engine, &averaging, &scales, &cancel) {
+            Ok(mixed) => Ok(Some(mixed)),
+            Err(Error::Cancelled) => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    let mixed = mixed.await?.ok_or(Failure::Stopped)?;
+    for (strategy, loss) in &mixed.strategies {
+        node.telemetry.metrics.averaging_loss.with_label_values(&[strategy]).set(*loss);
+        tracing::info!(window, strategy, loss, before = mixed.before, "weighed the work");
+    }
+    if mixed.after > mixed.before {
+        node.telemetry.message(format!(
+            "the work of window {window} would raise the loss from {:.4} to {:.4}: nothing is admitted",
+            mixed.before, mixed.after
+        ));
+        return Ok(None);
+    }
+    Ok(Some(mixed))
 }
 
 fn candidates(economy: &Economy, collected: &Collected) -> Vec<Candidate> {

@@ -6,6 +6,7 @@ use bistro_api::{run::InnerOptimizer, status::Phase};
 use bistro_protocol::{
     artifact,
     check::{Commit, Verdict},
+    mechanism,
     object::{self, Kind},
     seed,
     tensors::Tensors,
@@ -17,6 +18,7 @@ use crate::{
     facts::Facts,
     failure::Failure,
     follow::{Followed, Follower},
+    mechanism::compute,
     node::{Node, Published},
     snapshot,
 };
@@ -86,20 +88,21 @@ impl Miner {
             return Ok(Some(artifact));
         }
         node.telemetry.phase(Phase::Training);
-        let Some(local) = self.train(facts).await? else {
+        let Some(computed) = self.train(facts).await? else {
             node.telemetry.message(format!("could not finish training before the reveal of window {window}: publishes nothing; use a faster machine or longer windows"));
             return Ok(None);
         };
         node.telemetry.phase(Phase::Waiting);
-        let delta = local.minus(&self.follower.base);
-        let slice = node.slice(window, &delta).await?.gather(&delta);
-        let artifact =
-            artifact::encode(&node.agreement, window, Kind::Delta, node.wallet.keypair(), self.follower.digest, &slice);
+        let (base, mechanism) = (&self.follower.base, node.mechanism());
+        let slice = node.slice(window, &base.parameters).await?;
+        let work = mechanism.published(&computed, &slice, base);
+        let (keypair, digest) = (node.wallet.keypair(), self.follower.digest);
+        let artifact = artifact::encode(&node.agreement, window, mechanism.kind(), keypair, digest, &work);
         node.state.write_of("artifact", window, &artifact)?;
         Ok(Some(artifact))
     }
 
-    /// Trains on the own pages until the reveal block at the latest.
+    /// Trains on the own pages, or takes their gradient, until the reveal block at the latest.
     async fn train(&self, facts: &Facts) -> Result<Option<Tensors>, Failure> {
         let node = &*self.node;
         let window = facts.window;
@@ -110,20 +113,21 @@ impl Miner {
         let sequences = node.sequences(&pages).await?;
         let mut optimizer = self.optimizer(window)?;
 
-        let (base, training) = (self.follower.base.clone(), run.training.clone());
+        let (base, run_settings) = (self.follower.base.parameters.clone(), run.clone());
         let windows = window - run.start_window;
         let cancel = node.stop.child_token();
         let training_run = node.compute({
             let (cancel, metrics) = (cancel.clone(), node.telemetry.metrics.clone());
-            let tokens = u64::from(training.batch_sequences) * u64::from(run.dataset.sequence_length);
+            let tokens = u64::from(run.training.batch_sequences) * u64::from(run.dataset.sequence_length);
             move |engine| {
-                let work = Work { base: &base, sequences: &sequences, training: &training, windows };
+                let (mechanism, training) = (mechanism::of(&run_settings), &run_settings.training);
+                let work = Work { base: &base, sequences: &sequences, training, windows };
                 let progress = |_: Step| {
                     metrics.tokens.inc_by(tokens);
                     metrics.steps.inc();
                 };
-                match engine.train(&work, &mut optimizer, &cancel, progress) {
-                    Ok(trained) => Ok(Some((trained, optimizer.to_bytes()?))),
+                match compute(mechanism, engine, &work, &mut optimizer, &cancel, progress) {
+                    Ok(computed) => Ok(Some((computed, optimizer.to_bytes()?))),
                     Err(Error::Cancelled) => Ok(None),
                     Err(error) => Err(error),
                 }
@@ -142,13 +146,13 @@ impl Miner {
                 None
             }
         };
-        let Some((trained, moments)) = outcome else { return Ok(None) };
+        let Some((computed, moments)) = outcome else { return Ok(None) };
         // The optimizer first: a crash before the artifact is written repeats this window from the state before it.
-        if run.training.inner_optimizer == InnerOptimizer::Kept {
+        if run.training.inner_optimizer == InnerOptimizer::Kept && node.mechanism().trains() {
             node.state.write_of("optimizer", window + 1, &moments)?;
         }
-        tracing::info!(window, uid, loss = trained.loss, "trained");
-        Ok(Some(trained.parameters))
+        tracing::info!(window, uid, loss = computed.loss, "trained");
+        Ok(Some(computed.tensors))
     }
 
     /// AdamW's moments as they were before this window.
@@ -186,7 +190,7 @@ impl Miner {
         let closes_ms = node.timestamp_ms(closes).await?;
         node.bucket_shows_ms(node.clock.upload_opens_ms(closes_ms)).await?;
         node.telemetry.phase(Phase::Uploading);
-        if !self.put(window, Kind::Delta, artifact).await? {
+        if !self.put(window, node.mechanism().kind(), artifact).await? {
             return Ok(());
         }
         node.telemetry.phase(Phase::Waiting);

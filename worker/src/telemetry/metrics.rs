@@ -24,6 +24,8 @@ pub struct Metrics {
     pub phase_seconds: GaugeVec,
     /// Loss of the base on the held-out pages, nats per token.
     pub loss: Gauge,
+    /// Loss that each strategy of an averager reached on its check pages, nats per token.
+    pub averaging_loss: GaugeVec,
     /// Tokens trained on.
     pub tokens: IntCounter,
     /// Optimizer steps.
@@ -117,6 +119,14 @@ impl Metrics {
                 "bistro_loss",
                 "Loss of this node's base on the held-out pages in nats per token; 0 until it was measured. An untrained \
                  model starts near ln(vocabulary).",
+            )),
+            averaging_loss: known(GaugeVec::new(
+                Opts::new(
+                    "bistro_averaging_loss",
+                    "Loss of the new base in nats per token, on held-out pages that it was not tuned on, for each strategy \
+                     of an averager of lossReduction that was tried: the run's and those that cost less.",
+                ),
+                &["strategy"],
             )),
             tokens: known(IntCounter::new(
                 "bistro_tokens_total",
@@ -267,6 +277,7 @@ impl Metrics {
             window,
             phase_seconds,
             loss,
+            averaging_loss,
             tokens,
             steps,
             upload_bytes,
@@ -289,6 +300,7 @@ impl Metrics {
         self.add(window);
         self.add(phase_seconds);
         self.add(loss);
+        self.add(averaging_loss);
         self.add(tokens);
         self.add(steps);
         self.add(upload_bytes);

@@ -81,8 +81,38 @@ fn rules() -> Vec<Rule> {
         Rule {
             kinds: &["Subnet"],
             says: "mechanism needs exactly one member: cosine",
-            keep: vec![run(json!({ "mechanism": { "cosine": { "sliceRatio": 1 } } }))],
-            broken: vec![run(json!({ "mechanism": { "cosine": null } }))],
+            keep: vec![
+                run(json!({ "mechanism": { "cosine": { "sliceRatio": 1 } } })),
+                run(json!({ "mechanism": { "cosine": null, "taylor": {} } })),
+            ],
+            broken: vec![
+                run(json!({ "mechanism": { "cosine": null } })),
+                run(json!({ "mechanism": { "taylor": { "order": 2 } } })),
+            ],
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "averaging needs exactly one member: uniform, scoreWeighted or parameterized",
+            keep: vec![averaging(json!({ "uniform": {} })), averaging(json!({ "parameterized": { "steps": 60 } }))],
+            broken: vec![averaging(json!({})), averaging(json!({ "uniform": {}, "scoreWeighted": {} }))],
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "gradientDifference publishes the gradient of one step: set training.innerSteps to 1",
+            keep: vec![run(json!({
+                "mechanism": { "cosine": null, "gradientDifference": {} },
+                "training": { "innerSteps": 1, "batchSequences": 64 },
+            }))],
+            broken: vec![run(json!({ "mechanism": { "cosine": null, "gradientDifference": {} } }))],
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "merge.rule must be mean with lossReduction",
+            keep: vec![run(json!({ "mechanism": { "cosine": null, "lossReduction": {} } }))],
+            broken: vec![run(json!({
+                "mechanism": { "cosine": null, "lossReduction": {} },
+                "merge": { "rule": { "mean": null, "median": {} } },
+            }))],
         },
         Rule {
             kinds: &["Subnet"],
@@ -100,6 +130,10 @@ fn rules() -> Vec<Rule> {
             broken: ["0.5", "1", "1e-1", "-0.1"].map(trimmed).into(),
         },
     ]
+}
+
+fn averaging(members: Value) -> Value {
+    json!({ "spec": { "run": { "mechanism": { "cosine": null, "lossReduction": { "averaging": members } } } } })
 }
 
 fn trimmed(fraction: &str) -> Value {

@@ -15,7 +15,7 @@ use bistro_protocol::{
 
 use super::{
     COMPARED, Validator,
-    evaluate::{own_pages, raw_of, references},
+    evaluate::{Evaluated, kept_accepted, own_pages},
 };
 use crate::{
     collect::{rules, work_of},
@@ -128,30 +128,33 @@ impl Validator {
         if scores.base.0 != before.base.digest() {
             return Ok(Some(Err("it scored another base".to_owned())));
         }
-        let scored: Vec<(&Entry, &Evaluation)> = scores
-            .miners
-            .iter()
-            .filter_map(|m| Some((m, m.drawn.as_ref()?)))
-            .filter(|(_, e)| e.raw.is_some())
-            .collect();
-        let uids: Vec<u16> = scored.iter().map(|(m, _)| m.uid).collect();
-        let chances: Vec<(u16, u64)> = uids.iter().map(|uid| (*uid, 1)).collect();
+        let drawn = || scores.miners.iter().filter_map(|m| Some((m, m.drawn.as_ref()?)));
+        let scored: Vec<(&Entry, &Evaluation)> = drawn().filter(|(_, e)| e.raw.is_some()).collect();
+        let chances: Vec<(u16, u64)> = scored.iter().map(|(m, _)| (m.uid, 1)).collect();
         let Some(uid) = draw(&chances, 1, &picks).first().copied() else { return Ok(None) };
         let Some((entry, evaluation)) = scored.into_iter().find(|(m, _)| m.uid == uid) else { return Ok(None) };
         if let Some(fault) = self.foreign_facts(&facts, entry, evaluation) {
             return Ok(Some(Err(fault)));
         }
-        let shape = node.work_shape(&before.base);
-        let Some(rules) = rules(node, window, scores.base.0, &shape).await? else { return Ok(None) };
-        let work = work_of(node, &rules, uid, entry.hotkey).await?;
-        let delta = match &work.outcome {
-            Ok(delta) => delta,
+        let base = &before.base;
+        let shape = node.work_shape(&base.parameters);
+        let (Some(rules), Some(accepted)) =
+            (rules(node, window, scores.base.0, &shape).await?, kept_accepted(node, window)?)
+        else {
+            return Ok(None);
+        };
+        let slice = node.slice(window, &base.parameters).await?;
+        let work = work_of(node, &rules, (&slice, base), uid, entry.hotkey).await?;
+        let work = match work.outcome {
+            Ok(work) => work,
             Err(verdict) => return Ok(Some(Err(format!("it scored the work of uid {uid}, which is {verdict} here")))),
         };
-        let slice = node.slice(window, &before.base).await?;
-        // Its references are the accepted miners that it drew, the recomputed one among them.
-        let references = references(node, &facts, &uids, &slice, &before.base).await?;
-        let raw = raw_of(delta, uid, &references).unwrap_or_default();
+        // It is compared with all miners whose accepted work was drawn: those that have pages.
+        let uids: Vec<u16> = drawn().filter(|(_, e)| !e.pages.is_empty()).map(|(m, _)| m.uid).collect();
+        let evaluated = Evaluated { facts: &facts, end, base, slice: &slice, accepted };
+        let found = super::evaluate::scores(node, evaluated, &uids, [(uid, work)].into(), Some(uid)).await?;
+        // Its gate is a matter of many windows; here only what this one gave is compared.
+        let raw = found.first().map_or(0.0, |f| f.raw) * evaluation.gate.map_or(1.0, |gate| gate.0);
         Ok(Some(Ok((raw - evaluation.raw.map_or(0.0, |r| r.0)).abs())))
     }
 

@@ -1,17 +1,19 @@
 //! What the drawn miners' work is worth.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bistro_api::run::InnerOptimizer;
 use bistro_protocol::{
+    base::Base,
     check::Verdict,
     draw::draw,
-    mechanism::cosine::{is_recomputed, raw_score},
+    mechanism::{self, Mechanism, cosine::is_recomputed},
     object::{Bits64, Hex32},
     record::{Entry, Evaluation, Scores},
     score::Outcome,
     seed,
     slice::Slice,
+    tensor_file,
     tensors::Tensors,
 };
 use tokio_util::sync::CancellationToken;
@@ -22,17 +24,9 @@ use crate::{
     engine::{self, Optimizer},
     facts::Facts,
     failure::Failure,
+    mechanism::{Accepted, Candidate, Scene, Scored, score},
     node::Node,
 };
-
-/// The gradient at the base on the pages of one uid.
-pub(super) struct Reference {
-    pub pages: Vec<u64>,
-    /// Loss of the base on them, in nats per token.
-    pub loss: f64,
-    /// Its slice.
-    pub gradient: Tensors,
-}
 
 impl Validator {
     /// Draws, evaluates and books this window's miners; gives the record of it, its weights as of now.
@@ -41,7 +35,7 @@ impl Validator {
         facts: &Facts,
         end: [u8; 32],
         collected: &Collected,
-        base: &Tensors,
+        base: &Base,
     ) -> Result<Scores, Failure> {
         let (window, rates) = (facts.window, self.rates());
         let scoring = self.node.settings.scoring.clone();
@@ -49,7 +43,10 @@ impl Validator {
         let seed = seed::draw(&end, &self.node.hotkey.0);
         let drawn = draw(&ages, scoring.evaluations_per_window as usize, &seed);
         let works: Vec<&Work> = collected.works.iter().filter(|w| drawn.contains(&w.uid)).collect();
-        let evaluations = self.evaluations(facts, end, &works, base).await?;
+        let accepted: Vec<&Tensors> = collected.works.iter().filter_map(|w| w.outcome.as_ref().ok()).collect();
+        let accepted = Accepted::of(self.node.mechanism(), &accepted);
+        keep_accepted(&self.node, window, &accepted)?;
+        let evaluations = self.evaluations(facts, end, &works, accepted, base).await?;
         let outcomes: Vec<(u16, Outcome)> = evaluations.iter().map(|(uid, e)| (*uid, e.outcome())).collect();
         let before = self.memory.book.clone();
         let scale = self.memory.book.record(window, &outcomes, rates);
@@ -78,36 +75,40 @@ impl Validator {
     }
 
     async fn evaluations(
-        &self,
+        &mut self,
         facts: &Facts,
         end: [u8; 32],
         works: &[&Work],
-        base: &Tensors,
+        accepted: Accepted,
+        base: &Base,
     ) -> Result<BTreeMap<u16, Evaluation>, Failure> {
-        let node = &*self.node;
-        let slice = node.slice(facts.window, base).await?;
-        let accepted: Vec<u16> = works.iter().filter(|w| w.outcome.is_ok()).map(|w| w.uid).collect();
-        let references = references(node, facts, &accepted, &slice, base).await?;
+        let node = Arc::clone(&self.node);
+        let slice = node.slice(facts.window, &base.parameters).await?;
+        let sound = works.iter().filter_map(|w| Some((w.uid, w.outcome.as_ref().ok()?.clone())));
+        let sound: BTreeMap<u16, Tensors> = sound.collect();
+        let uids: Vec<u16> = sound.keys().copied().collect();
+        let evaluated = Evaluated { facts, end, base, slice: &slice, accepted };
+        let scored = scores(&node, evaluated, &uids, sound, None).await?;
         let audited = self.audit(facts, end, works, &slice, base).await?;
-        let evaluation = |work: &&Work| {
-            let reference = references.get(&work.uid);
+        let mut evaluations = BTreeMap::new();
+        for work in works {
+            let scored = scored.iter().find(|s| s.uid == work.uid);
             let verdict = match &work.outcome {
                 Ok(_) if audited == Some((work.uid, false)) => Verdict::Recompute,
                 _ => work.verdict(),
             };
-            let raw = match &work.outcome {
-                Ok(delta) if verdict == Verdict::Accepted => raw_of(delta, work.uid, &references).map(Bits64),
-                _ => None,
-            };
+            let gate = scored.and_then(|s| s.pages).map(|(own, other)| self.memory.book.gate(work.uid, own, other));
+            let raw = scored.filter(|_| verdict == Verdict::Accepted).map(|s| s.raw * gate.unwrap_or(1.0));
             let evaluation = Evaluation {
                 verdict,
-                pages: reference.map(|r| r.pages.clone()).unwrap_or_default(),
-                loss: reference.map(|r| Bits64(r.loss)),
-                raw,
+                pages: scored.map(|_| own_pages(&node, facts, work.uid)).unwrap_or_default(),
+                loss: scored.map(|s| Bits64(s.loss)),
+                gate: gate.map(Bits64),
+                raw: raw.map(Bits64),
             };
-            (work.uid, evaluation)
-        };
-        Ok(works.iter().map(evaluation).collect())
+            evaluations.insert(work.uid, evaluation);
+        }
+        Ok(evaluations)
     }
 
     /// Where work can be recomputed (`innerOptimizer: fresh`): trains as one drawn miner should have and compares.
@@ -118,11 +119,11 @@ impl Validator {
         end: [u8; 32],
         works: &[&Work],
         slice: &Slice,
-        base: &Tensors,
+        base: &Base,
     ) -> Result<Option<(u16, bool)>, Failure> {
         let node = &*self.node;
-        let run = &node.settings.run;
-        if run.training.inner_optimizer != InnerOptimizer::Fresh {
+        let (run, mechanism) = (&node.settings.run, node.mechanism());
+        if run.training.inner_optimizer != InnerOptimizer::Fresh || !mechanism.trains() {
             return Ok(None);
         }
         let accepted: Vec<_> = works.iter().filter(|w| w.outcome.is_ok()).map(|w| (w.uid, 1)).collect();
@@ -130,7 +131,8 @@ impl Validator {
             return Ok(None);
         };
         let sequences = node.sequences(&own_pages(node, facts, uid)).await?;
-        let (start, training, windows) = (base.clone(), run.training.clone(), facts.window - run.start_window);
+        let (start, training, windows) =
+            (base.parameters.clone(), run.training.clone(), facts.window - run.start_window);
         // Cancelled when the process is asked to stop: an audit takes as long as a miner's whole training.
         let cancel: CancellationToken = node.stop.child_token();
         let recomputed = node.compute(move |engine| {
@@ -142,7 +144,7 @@ impl Validator {
             }
         });
         let local = recomputed.await?.ok_or(Failure::Stopped)?;
-        let expected = slice.gather(&local.minus(base));
+        let expected = mechanism.effect(mechanism.published(&local, slice, base), slice, base);
         let same = works
             .iter()
             .find(|w| w.uid == uid)
@@ -161,29 +163,77 @@ pub(super) fn own_pages(node: &Node, facts: &Facts, uid: u16) -> Vec<u64> {
     node.pages.own(&order, uid, run.dataset.pages_per_window)
 }
 
-/// The gradients that scores are made of: one for each of these uids. One alone is compared with the pages of a uid
-/// that nobody has.
-pub(super) async fn references(
-    node: &Node,
-    facts: &Facts,
-    uids: &[u16],
-    slice: &Slice,
-    base: &Tensors,
-) -> Result<BTreeMap<u16, Reference>, Failure> {
-    let stand_in = (uids.len() == 1).then_some(u16::MAX);
-    let mut references = BTreeMap::new();
-    for uid in uids.iter().copied().chain(stand_in) {
-        let pages = own_pages(node, facts, uid);
-        let (sequences, base) = (node.sequences(&pages).await?, base.clone());
-        let (loss, gradient) = node.compute(move |engine| engine.gradient(&base, &sequences)).await?;
-        references.insert(uid, Reference { pages, loss, gradient: slice.gather(&gradient) });
-    }
-    Ok(references)
+/// Keeps what scores depend on beside the scored work itself, for the comparison with other validators' records.
+fn keep_accepted(node: &Node, window: u64, accepted: &Accepted) -> Result<(), Failure> {
+    let count = ("works", accepted.count.to_string());
+    let mean = accepted.mean.clone().unwrap_or_default();
+    node.state.write_of("accepted", window, &tensor_file::write(&[count], &mean))
 }
 
-/// Raw score of `uid`'s work; `None` where its own gradient is not among the references.
-pub(super) fn raw_of(delta: &Tensors, uid: u16, references: &BTreeMap<u16, Reference>) -> Option<f64> {
-    let own = references.get(&uid)?;
-    let foreign: Vec<_> = references.iter().filter(|(u, _)| **u != uid).map(|(_, r)| &r.gradient).collect();
-    Some(raw_score(delta, &own.gradient, &foreign))
+/// What was kept; `None` where it is gone or damaged.
+pub(super) fn kept_accepted(node: &Node, window: u64) -> Result<Option<Accepted>, Failure> {
+    let Some(bytes) = node.state.read_of("accepted", window)? else { return Ok(None) };
+    Ok(parse_accepted(&bytes))
+}
+
+fn parse_accepted(bytes: &[u8]) -> Option<Accepted> {
+    let (fields, mean) = tensor_file::read(bytes).ok()?;
+    let (_, count) = fields.iter().find(|(name, _)| name == "works")?;
+    Some(Accepted { count: count.parse().ok()?, mean: (!mean.is_empty()).then_some(mean) })
+}
+
+/// What is evaluated.
+pub(super) struct Evaluated<'a> {
+    pub facts: &'a Facts,
+    /// Hash of the block that ended the window.
+    pub end: [u8; 32],
+    pub base: &'a Base,
+    pub slice: &'a Slice,
+    pub accepted: Accepted,
+}
+
+/// Scores the `works` of the miners `uids`, or of `only` one; the others' pages are compared with. One miner alone is
+/// compared with the pages of a uid that nobody has.
+pub(super) async fn scores(
+    node: &Node,
+    evaluated: Evaluated<'_>,
+    uids: &[u16],
+    works: BTreeMap<u16, Tensors>,
+    only: Option<u16>,
+) -> Result<Vec<Scored>, Failure> {
+    let Evaluated { facts, end, base, slice, accepted } = evaluated;
+    let run = node.settings.run.clone();
+    let stand_in = (uids.len() == 1).then_some(u16::MAX);
+    let (mut candidates, mut taken) = (Vec::new(), Vec::new());
+    for uid in uids.iter().copied().chain(stand_in) {
+        let pages = own_pages(node, facts, uid);
+        candidates.push(Candidate { uid, own: node.sequences(&pages).await? });
+        taken.extend(pages);
+    }
+    let test = match node.mechanism() {
+        Mechanism::LossReduction(settings) if !uids.is_empty() => {
+            let seed = seed::test_pages(node.settings.netuid, run.id, facts.window, &end);
+            node.sequences(&node.pages.test(&seed, settings.test_pages, &taken)).await?
+        }
+        _ => Vec::new(),
+    };
+    let (base, slice, cancel) = (base.clone(), slice.clone(), node.stop.child_token());
+    let scored = node.compute(move |engine| {
+        let works = works.iter().map(|(uid, work)| (*uid, work)).collect();
+        let scene = Scene {
+            mechanism: mechanism::of(&run),
+            training: &run.training,
+            base: &base,
+            slice: &slice,
+            works: &works,
+            accepted: &accepted,
+            test: &test,
+        };
+        match score(engine, &scene, &candidates, only, &cancel) {
+            Ok(scored) => Ok(Some(scored)),
+            Err(engine::Error::Cancelled) => Ok(None),
+            Err(error) => Err(error),
+        }
+    });
+    scored.await?.ok_or(Failure::Stopped)
 }

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Kinds of files that are kept for the windows whose records can still be compared.
-const KEPT: [&str; 3] = ["base", "facts", "deadlines"];
+const KEPT: [&str; 4] = ["base", "facts", "deadlines", "accepted"];
 /// Windows that other validators' records are compared for.
 const COMPARED: u64 = 3;
 /// The file with everything that scores depend on.
