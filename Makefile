@@ -144,6 +144,9 @@ bench-convergence: bench-text ## Loss of one miner and of many: dense, at ratio 
 bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh moments
 	$(BENCH) bench_adversaries
 
+simulate: bench-text ## What honest work and each cheat earn by mechanism; writes docs/mechanisms.md (10 minutes)
+	BISTRO_DOCS=$(CURDIR)/docs $(BENCH) simulate::simulate
+
 bench-sweep: bench-text ## Loss of the quickstart at other rates and ratios (20 minutes)
 	$(BENCH) bench_sweep
 

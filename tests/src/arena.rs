@@ -57,6 +57,8 @@ pub struct Arena<'a> {
     miners: Vec<Optimizer>,
     /// They have the uids after them.
     cheats: Vec<Cheater>,
+    /// Whose work is merged, by uid.
+    admitted: Vec<bool>,
 }
 
 /// What was published in one window.
@@ -83,8 +85,9 @@ impl<'a> Arena<'a> {
         let parameters = scorer.initial(run.from.seed.expect("a run from a seed")).expect("drawn");
         let base = mechanism::of(&run).first_base(parameters);
         let cheats = (1..).zip(cheats).map(|(number, cheat)| Cheater::new(*cheat, number)).collect();
+        let admitted = vec![true; miners];
         let miners = vec![Optimizer::fresh(); miners];
-        Self { text, run, pages, engines, scorer, base, window: 0, miners, cheats }
+        Self { text, run, pages, engines, scorer, base, window: 0, miners, cheats, admitted }
     }
 
     /// The agreement.
@@ -119,7 +122,12 @@ impl<'a> Arena<'a> {
         losses.iter().sum::<f64>() / losses.len() as f64
     }
 
-    /// One window: everybody publishes, what honest miners published moves the base.
+    /// Whose accepted work is merged from now on, by uid; without this only that of honest miners.
+    pub fn admit(&mut self, admitted: Vec<bool>) {
+        self.admitted = admitted;
+    }
+
+    /// One window: everybody publishes, the work of the admitted moves the base.
     pub fn play(&mut self) -> Played {
         let window = self.window;
         let slice = self.slice();
@@ -127,7 +135,8 @@ impl<'a> Arena<'a> {
         let cheats = self.cheat(&slice, &honest);
         let works = self.check(honest.into_iter().chain(cheats).collect());
         let before = self.base.clone();
-        let admitted: Vec<&Tensors> = works.iter().take(self.miners.len()).filter_map(|w| w.as_ref().ok()).collect();
+        let admitted = works.iter().zip(&self.admitted).filter(|(_, admitted)| **admitted);
+        let admitted: Vec<&Tensors> = admitted.filter_map(|(work, _)| work.as_ref().ok()).collect();
         if let Some(merged) = self.merged(&slice, &admitted) {
             let run = &self.run;
             mechanism::of(run).outer_step(&mut self.base, &slice, &merged, &run.training, window);
@@ -213,7 +222,7 @@ impl<'a> Arena<'a> {
     }
 
     /// Sequences of a uid's own pages.
-    fn own(&self, window: u64, uid: u16) -> Vec<Vec<u32>> {
+    pub fn own(&self, window: u64, uid: u16) -> Vec<Vec<u32>> {
         self.text.sequences(&self.run.dataset, &self.pages, &self.own_pages(window, uid))
     }
 

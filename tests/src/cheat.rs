@@ -58,6 +58,11 @@ pub enum Cheat {
     /// Adds the descent direction on a quarter of its pages to a quarter of the steps: half of the work, for both
     /// things that a validator could compare it with.
     QuarterMix,
+    /// Shares the work with another key of the same pages' worth: half of its own pages and half of the other's, published
+    /// under both.
+    Pair,
+    /// Works like everybody else for so many windows and copies from then on.
+    Turncoat(u64),
     /// Works and publishes the opposite.
     SignFlip,
     /// Works and publishes a thousand times the result.
@@ -70,7 +75,7 @@ pub enum Cheat {
 
 impl Cheat {
     /// All of them.
-    pub const ALL: [Cheat; 20] = [
+    pub const ALL: [Cheat; 22] = [
         Cheat::Zero,
         Cheat::Random,
         Cheat::OtherPages,
@@ -87,6 +92,8 @@ impl Cheat {
         Cheat::QuarterGradient,
         Cheat::QuarterSteps,
         Cheat::QuarterMix,
+        Cheat::Pair,
+        Cheat::Turncoat(20),
         Cheat::SignFlip,
         Cheat::Shout,
         Cheat::NotANumber,
@@ -111,6 +118,8 @@ impl Cheat {
             Cheat::QuarterGradient => "quarter-gradient",
             Cheat::QuarterSteps => "quarter-steps",
             Cheat::QuarterMix => "quarter-mix",
+            Cheat::Pair => "pair",
+            Cheat::Turncoat(windows) => return format!("turncoat-{windows}"),
             Cheat::SignFlip => "sign-flip",
             Cheat::Shout => "x1000",
             Cheat::NotANumber => "nan",
@@ -209,6 +218,14 @@ impl Cheater {
                 let factor = (steps.norm() / direction.norm().max(f64::MIN_POSITIVE)) as f32;
                 plus(&steps, &direction.map(|x| factor * x))
             }
+            Cheat::Pair => {
+                let shared = [&view.own[..half], &view.other[..half]].concat();
+                view.slice.gather(&self.learn(engine, view, &shared)?)
+            }
+            Cheat::Turncoat(windows) if view.windows < windows => {
+                view.slice.gather(&self.learn(engine, view, view.own)?)
+            }
+            Cheat::Turncoat(_) => view.published.first().map_or_else(nothing, |w| (*w).clone()),
             Cheat::SignFlip => view.slice.gather(&self.learn(engine, view, view.own)?).map(|x| -x),
             Cheat::Shout => view.slice.gather(&self.learn(engine, view, view.own)?).map(|x| SHOUT * x),
             Cheat::NotANumber => nothing().map(|_| f32::NAN),

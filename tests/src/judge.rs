@@ -131,6 +131,20 @@ pub struct Figures {
     pub verdict: Verdict,
 }
 
+impl Record {
+    /// What was found of a miner; `None` if it was not drawn.
+    pub fn verdict(&self, uid: usize) -> Option<Verdict> {
+        self.outcomes[uid].map(verdict)
+    }
+}
+
+fn verdict(outcome: Outcome) -> Verdict {
+    match outcome {
+        Outcome::Scored(_) => Verdict::Accepted,
+        Outcome::Rejected(verdict) => verdict,
+    }
+}
+
 impl Judge {
     /// Of `uid`, which may be honest.
     pub fn figures(&self, miners: usize, uid: usize) -> Figures {
@@ -138,10 +152,6 @@ impl Judge {
         let mean = |of: &dyn Fn(usize) -> f64| (0..miners).map(of).sum::<f64>() / miners as f64;
         let weight = |uid: usize| f64::from(last.weights[uid]);
         let average = |uid: usize| last.averages[uid];
-        let verdict = |outcome: Outcome| match outcome {
-            Outcome::Scored(_) => Verdict::Accepted,
-            Outcome::Rejected(verdict) => verdict,
-        };
         Figures {
             evaluations: self.outcomes(uid).count(),
             share: weight(uid) / mean(&weight),

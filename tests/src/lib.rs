@@ -17,6 +17,7 @@ pub mod judge;
 pub mod monitoring;
 pub mod mutate;
 pub mod operator;
+pub mod plot;
 pub mod process;
 pub mod proxy;
 pub mod runs;

@@ -190,3 +190,60 @@ fn number<T: FromStr>(name: &str, default: T) -> Result<T, Failure> {
         _ => Ok(default),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// What is wrong with a sound file whose mechanism, training and merge are these instead.
+    fn complaint(mechanism: Value, training: Value, merge: Value) -> Option<String> {
+        let mut settings = json!({
+            "namespace": "default", "name": "n", "subnet": "s", "netuid": 1,
+            "chain": { "endpoints": ["ws://a:1"] }, "bucket": { "name": "abc" },
+            "run": {
+                "id": 1, "from": { "seed": 1 }, "model": { "preset": "test" },
+                "schedule": { "windowBlocks": 40, "commitBlocks": 8, "uploadBlocks": 8, "mergeBlocks": 8 },
+                "dataset": { "prefix": "d", "digest": "0".repeat(64), "sequenceLength": 32, "pageSequences": 2, "pagesPerWindow": 4 },
+                "training": { "learningRate": "1e-2", "batchSequences": 4, "innerSteps": 2 },
+                "mechanism": mechanism, "merge": merge,
+            },
+        });
+        let fields = settings["run"]["training"].as_object_mut().expect("an object");
+        fields.extend(training.as_object().expect("an object").clone());
+        parse(settings.to_string().as_bytes()).err()
+    }
+
+    #[test]
+    fn mechanisms_that_do_not_fit_are_named() {
+        let (two, one, mean) = (json!({}), json!({ "innerSteps": 1, "batchSequences": 8 }), json!({}));
+        let parameterized =
+            |settings: Value| json!({ "lossReduction": { "averaging": { "parameterized": settings } } });
+        for (mechanism, training, merge, named) in [
+            (json!({}), &two, &mean, "exactly one mechanism"),
+            (json!({ "cosine": {}, "taylor": {} }), &two, &mean, "exactly one mechanism"),
+            (json!({ "cosine": { "gain": "0" } }), &two, &mean, "cosine.gain"),
+            (json!({ "cosine": { "residualDecay": "0.9" } }), &two, &mean, "residualDecay"),
+            (json!({ "gradientDifference": {} }), &two, &mean, "innerSteps: must be 1"),
+            (json!({ "gradientDifference": { "tolerance": "0" } }), &one, &mean, "tolerance"),
+            (json!({ "taylor": { "order": 3 } }), &two, &mean, "order"),
+            (json!({ "lossReduction": { "averaging": {} } }), &two, &mean, "averaging"),
+            (json!({ "lossReduction": {} }), &two, &json!({ "rule": { "median": {} } }), "merge.rule"),
+            (json!({ "lossReduction": { "testPages": 0 } }), &two, &mean, "testPages"),
+            (parameterized(json!({ "steps": 0 })), &two, &mean, "steps"),
+            (parameterized(json!({ "rate": "-1" })), &two, &mean, "rate"),
+        ] {
+            let complaint = complaint(mechanism.clone(), training.clone(), merge.clone()).expect("refused");
+            assert!(complaint.contains(named), "{mechanism}: {complaint}");
+        }
+        for (mechanism, training) in [
+            (json!({ "cosine": {} }), &two),
+            (json!({ "gradientDifference": {} }), &one),
+            (json!({ "taylor": { "order": 2, "formula": "published" } }), &two),
+            (json!({ "lossReduction": {} }), &two),
+        ] {
+            assert_eq!(complaint(mechanism, training.clone(), mean.clone()), None);
+        }
+    }
+}

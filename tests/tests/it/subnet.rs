@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bistro_api::{NodeStatus, Role};
+use bistro_api::Role;
 use bistro_protocol::{
     artifact,
     check::{Commit, Verdict},
@@ -13,7 +13,7 @@ use bistro_protocol::{
 use bistro_worker::chain::{DevWallet, Hotkey as Wallet, Identity, bootstrap};
 use bytes::Bytes;
 
-use crate::support::{Subnet, wait};
+use crate::support::{Subnet, digests, wait};
 
 /// Publishes, in time and under its own hotkey, work that another key signed.
 async fn publish_forged_work(subnet: &Subnet, wallet: &DevWallet, window: u64) {
@@ -30,11 +30,6 @@ async fn publish_forged_work(subnet: &Subnet, wallet: &DevWallet, window: u64) {
     put(Kind::Commit, commit).await;
     subnet.chain.wait_for(clock.commits_close(window)).await;
     put(Kind::Delta, file).await;
-}
-
-/// Digests by window of what a node holds in its history.
-fn digests(status: &NodeStatus) -> BTreeMap<u64, String> {
-    status.history.iter().map(|r| (r.window, r.base_digest.clone())).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

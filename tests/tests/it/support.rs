@@ -1,6 +1,7 @@
 //! A subnet of real nodes in this process, over a devnet of its own.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -206,6 +207,11 @@ fn small_run(devnet: &Devnet, digest: &str) -> Settings {
         }
     });
     serde_json::from_value(text).expect("sound settings")
+}
+
+/// Digests by window of what a node holds in its history.
+pub fn digests(status: &NodeStatus) -> BTreeMap<u64, String> {
+    status.history.iter().map(|r| (r.window, r.base_digest.clone())).collect()
 }
 
 /// One node of the subnet.

@@ -1,0 +1,105 @@
+//! Every mechanism over a real bucket and chain.
+
+use std::collections::BTreeMap;
+
+use bistro_api::{NodeStatus, Role, mechanism::Mechanism, run::Training};
+use bistro_protocol::{
+    artifact,
+    check::Commit,
+    hotkey::Hotkey,
+    merge::mix,
+    object::{Agreement, Kind},
+    tensors::Tensors,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::support::{Node, Subnet, digests};
+
+fn read<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).expect("sound settings")
+}
+
+/// Two miners and two validators until a late miner has caught up from a snapshot: everybody holds the same bases, both
+/// validators come to the same scores, and both miners are paid.
+async fn turns(mechanism: Value, change: impl FnOnce(&mut Training)) -> (Subnet, Vec<Node>, u64) {
+    let subnet = Subnet::start_with(|settings| {
+        settings.run.mechanism = read::<Mechanism>(mechanism);
+        settings.run.schedule.snapshot_windows = 2;
+        change(&mut settings.run.training);
+    })
+    .await;
+    let averager = subnet.node(Role::Averager, "averager");
+    let validators = ["one", "two"].map(|name| subnet.node(Role::Validator, name));
+    let miners = ["first", "second"].map(|name| subnet.node(Role::Miner, name));
+    let two = subnet.wallet(Role::Validator, "two").hotkey.ss58();
+    let compared = |s: &NodeStatus| s.cross_checks.iter().any(|c| c.validator == two && c.difference.is_some());
+    let status = validators[0].until(|s| s.first_weights_block.is_some() && compared(s)).await;
+    let check = status.cross_checks.iter().find(|c| c.validator == two).expect("compared");
+    assert_eq!(check.difference, Some(0.0), "the same machine computes the same bits");
+    for name in ["first", "second"] {
+        let hotkey = subnet.wallet(Role::Miner, name).hotkey.ss58();
+        let scored = status.scores.iter().find(|s| s.hotkey == hotkey).expect("scored");
+        assert!(scored.verdict == "accepted" && scored.average > 0.0, "{scored:?}");
+    }
+    let late = subnet.node(Role::Miner, "late");
+    let last = late.until(|s| s.windows > 0).await.base_window.expect("it works");
+    let mut seen: BTreeMap<u64, String> = BTreeMap::new();
+    let nodes: Vec<Node> = [averager, late].into_iter().chain(validators).chain(miners).collect();
+    for node in &nodes {
+        let status = node.until(|s| s.base_window >= Some(last)).await;
+        for (window, digest) in digests(&status) {
+            assert_eq!(*seen.entry(window).or_insert_with(|| digest.clone()), digest, "{} in {window}", status.role);
+        }
+    }
+    assert_ne!(seen[&last], seen[&0], "the base has moved");
+    (subnet, nodes, last)
+}
+
+async fn end(subnet: Subnet, nodes: Vec<Node>) {
+    for node in nodes {
+        node.stop().await;
+    }
+    subnet.devnet.shutdown().await;
+}
+
+/// Its base has a state of its own, which a late miner takes from a snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn gradients_move_a_base_with_moments() {
+    let one_step = |training: &mut Training| (training.inner_steps, training.batch_sequences) = (1, 8);
+    let (subnet, nodes, _) = turns(json!({ "gradientDifference": { "sliceRatio": 4 } }), one_step).await;
+    end(subnet, nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn weights_are_paid_by_what_their_absence_costs() {
+    let (subnet, nodes, _) = turns(json!({ "taylor": { "sliceRatio": 4, "order": 2 } }), |_| ()).await;
+    end(subnet, nodes).await;
+}
+
+/// Whoever has the artifacts and the manifest mixes the same aggregate again, to the last bit.
+#[tokio::test(flavor = "multi_thread")]
+async fn anybody_can_mix_what_an_averager_mixed() {
+    let (subnet, nodes, last) = turns(json!({ "lossReduction": { "sliceRatio": 2, "testPages": 2 } }), |_| ()).await;
+    let (agreement, averager) = (subnet.agreement(), subnet.wallet(Role::Averager, "averager"));
+    let bucket = subnet.bucket(&averager).await;
+    let read = async |hotkey: &Hotkey, window: u64, kind: Kind| -> Vec<u8> {
+        let key = Agreement::key(&agreement, hotkey, window, kind);
+        bucket.get(&key, 1 << 26).await.expect("the bucket answers").expect("it is kept for two snapshots").bytes.into()
+    };
+    let window = last - 1;
+    let manifest = subnet.manifest(window).await;
+    let mut works: Vec<Tensors> = Vec::new();
+    for entry in manifest.neurons.iter().filter(|e| manifest.admitted.contains(&e.uid)) {
+        let file = read(&entry.hotkey, window, Kind::Delta).await;
+        works.push(artifact::decode(&file).expect("an artifact").tensors);
+    }
+    let weights: Vec<f32> = manifest.mixing.iter().map(|w| w.0).collect();
+    let works: Vec<&Tensors> = works.iter().collect();
+    assert!(!works.is_empty() && weights.len() == works.len() * works[0].len(), "a weight for each work and tensor");
+    let aggregate = read(&Hotkey(averager.hotkey.public()), window, Kind::Aggregate).await;
+    assert_eq!(manifest.aggregate, Some(Commit::of(&aggregate).digest));
+    let aggregate = artifact::decode(&aggregate).expect("an aggregate").tensors;
+    assert_eq!(mix(&works, &weights), Some(aggregate));
+    end(subnet, nodes).await;
+}
