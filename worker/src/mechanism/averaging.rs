@@ -28,9 +28,9 @@ pub struct Scales<'a> {
 }
 
 /// Weights that were found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Mixed {
-    /// For each work and tensor, as they stand in the manifest.
+    /// For each work and tensor, as they stand in the manifest; none where all count alike.
     pub weights: Vec<f32>,
     /// The mixed work.
     pub merged: Tensors,

@@ -68,8 +68,8 @@ pub struct Candidate {
 pub struct Scored {
     /// Its number.
     pub uid: u16,
-    /// Loss of the base on its own pages, in nats per token.
-    pub loss: f64,
+    /// Loss on its own pages, in nats per token, of what the work is compared with; absent where that has none.
+    pub loss: Option<f64>,
     /// The raw score, before the gate if there is one.
     pub raw: f64,
     /// How much its work lowered the loss on its own pages and on another miner's: what moves its gate.
@@ -95,7 +95,7 @@ pub fn score(
             .map(|c| {
                 let (loss, gradient) = scorer.gradient(&scene.base.parameters, &c.own)?;
                 let raw = gradient_difference::raw_score(scene.works[&c.uid], &gradient, settings);
-                Ok(Scored { uid: c.uid, loss, raw, pages: None })
+                Ok(Scored { uid: c.uid, loss: Some(loss), raw, pages: None })
             })
             .collect(),
         Mechanism::Taylor(settings) => scorer.taylor(&wanted, settings.formula, settings.order == SECOND_ORDER),
@@ -143,7 +143,7 @@ impl Scorer<'_> {
             let own = references.iter().find(|(uid, _)| *uid == candidate.uid);
             let (_, (loss, gradient)) = own.expect("every candidate has a gradient");
             let raw = cosine::raw_score(self.scene.works[&candidate.uid], gradient, &foreign);
-            Scored { uid: candidate.uid, loss: *loss, raw, pages: None }
+            Scored { uid: candidate.uid, loss: Some(*loss), raw, pages: None }
         };
         Ok(wanted.iter().map(scored).collect())
     }
@@ -158,10 +158,20 @@ impl Scorer<'_> {
         let merged = taylor::Merged { base: &base, mean, works: scene.accepted.count };
         let mut scored = Vec::new();
         for candidate in wanted {
-            let (loss, gradient) = self.gradient(&theta, &candidate.own)?;
-            let fisher = if second { Some(self.fisher(&theta, &candidate.own)?) } else { None };
-            let step = taylor::step(formula, scene.works[&candidate.uid], merged);
-            let raw = taylor::raw_score(&gradient, fisher.as_ref(), &step);
+            let series = |scorer: &mut Self| {
+                let (loss, gradient) = scorer.gradient(&theta, &candidate.own)?;
+                let fisher = if second { Some(scorer.fisher(&theta, &candidate.own)?) } else { None };
+                Ok((loss, gradient, fisher))
+            };
+            let (loss, raw) = match series(self) {
+                Ok((loss, gradient, fisher)) => {
+                    let step = taylor::step(formula, scene.works[&candidate.uid], merged);
+                    (Some(loss), taylor::raw_score(&gradient, fisher.as_ref(), &step))
+                }
+                // Work that breaks the merged model: then nothing can be said of anybody's.
+                Err(Error::Loss | Error::NotFinite { .. }) => (None, 0.0),
+                Err(error) => return Err(error),
+            };
             scored.push(Scored { uid: candidate.uid, loss, raw, pages: None });
         }
         Ok(scored)
@@ -206,7 +216,7 @@ impl Scorer<'_> {
             let (loss, own) = reduction(self, candidate)?;
             let other = neighbour(candidates, candidate.uid).map(|other| reduction(self, other)).transpose()?;
             let pages = other.map(|(_, other)| (own, other));
-            scored.push(Scored { uid: candidate.uid, loss, raw, pages });
+            scored.push(Scored { uid: candidate.uid, loss: loss.is_finite().then_some(loss), raw, pages });
         }
         Ok(scored)
     }

@@ -31,6 +31,8 @@ use crate::{
 
 /// Kinds of files that are kept for the current window only.
 const KEPT: [&str; 6] = ["base", "manifest", "aggregate", "facts", "economy", "deadlines"];
+/// Mixing weights that a manifest has room for: each takes eleven bytes of its two million.
+const MOST_WEIGHTS: usize = 100_000;
 /// A run whose start lies further back than this and has no manifest is too late to begin.
 const LATEST_START: u64 = 100;
 
@@ -175,16 +177,15 @@ impl Averager {
         let merged = match node.mechanism() {
             Mechanism::LossReduction(settings) => {
                 let mixed = weigh(node, &self.follower.base, &slice, settings, &works, window).await?;
-                mixed.map(|mixed| {
-                    manifest.mixing = mixed.weights.iter().copied().map(Bits32).collect();
-                    mixed.merged
-                })
+                mixed.map(|mixed| (mixed.merged, mixed.weights))
             }
-            _ => merge(&node.settings.run.merge.rule, &works),
+            _ => merge(&node.settings.run.merge.rule, &works).map(|merged| (merged, Vec::new())),
         };
-        if let Some(merged) = merged {
+        let merged = merged.and_then(|(merged, mixing)| Some((self.base_after(&slice, &merged)?, merged, mixing)));
+        if let Some((base_after, merged, mixing)) = merged {
             manifest.admitted = admitted.into_keys().collect();
-            manifest.base_after = Hex32(self.base_after(&slice, &merged));
+            manifest.mixing = mixing.into_iter().map(Bits32).collect();
+            manifest.base_after = Hex32(base_after);
             let (keypair, base) = (node.wallet.keypair(), self.follower.digest);
             let file = artifact::encode(&node.agreement, window, Kind::Aggregate, keypair, base, &merged);
             manifest.aggregate = Some(Commit::of(&file).digest);
@@ -193,10 +194,16 @@ impl Averager {
         Ok(manifest)
     }
 
-    fn base_after(&self, slice: &Slice, merged: &Tensors) -> [u8; 32] {
+    /// Digest of the next base; `None` where that would no longer be a model: nothing is admitted then.
+    fn base_after(&self, slice: &Slice, merged: &Tensors) -> Option<[u8; 32]> {
+        let (node, window) = (&*self.node, self.follower.window);
         let mut base = self.follower.base.clone();
-        self.node.outer_step(&mut base, slice, merged, self.follower.window);
-        base.digest()
+        node.outer_step(&mut base, slice, merged, window);
+        let finite = base.parameters.all_finite() && base.state.all_finite();
+        if !finite {
+            node.telemetry.message(format!("the work of window {window} would break the base: nothing is admitted"));
+        }
+        finite.then(|| base.digest())
     }
 
     async fn refuse_a_late_start(&self) -> Result<(), Failure> {
@@ -226,6 +233,11 @@ async fn weigh(
 ) -> Result<Option<Mixed>, Failure> {
     if works.is_empty() {
         return Ok(None);
+    }
+    if works.len() * base.parameters.len() > MOST_WEIGHTS {
+        let merged = merge(&node.settings.run.merge.rule, works);
+        tracing::warn!(window, "more weights than a manifest holds: all work counts alike");
+        return Ok(merged.map(|merged| Mixed { merged, ..Mixed::default() }));
     }
     let (tuning, check) = node.pages.tuning(window);
     let (tuning, check) = (node.sequences(&tuning).await?, node.sequences(&check).await?);

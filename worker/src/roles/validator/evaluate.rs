@@ -102,7 +102,7 @@ impl Validator {
             let evaluation = Evaluation {
                 verdict,
                 pages: scored.map(|_| own_pages(&node, facts, work.uid)).unwrap_or_default(),
-                loss: scored.map(|s| Bits64(s.loss)),
+                loss: scored.and_then(|s| s.loss).map(Bits64),
                 gate: gate.map(Bits64),
                 raw: raw.map(Bits64),
             };
