@@ -59,6 +59,21 @@ pub fn clip_factors(works: &[&Tensors]) -> Option<Vec<f32>> {
     Some(norms.iter().map(|n| clip_factor(*n, limit)).collect())
 }
 
+/// The mean of works of which none counts more than the lower median norm, and that norm: what scores are taken of, where
+/// scaling work up must not pay. `None` of nothing.
+pub fn mean_within_median(works: &[&Tensors]) -> Option<(Tensors, f64)> {
+    let norms = norms(works);
+    let limit = lower_median(&norms)?;
+    let factors: Vec<f32> = norms.iter().map(|norm| clip_factor(*norm, limit)).collect();
+    Some((mean(works, &factors), limit))
+}
+
+/// `work`, scaled down to a norm of at most `limit`.
+pub fn within(work: &Tensors, limit: f64) -> Tensors {
+    let factor = clip_factor(work.norm(), limit);
+    work.map(|x| factor * x)
+}
+
 /// 1 for a norm within the limit, else what brings it there.
 fn clip_factor(norm: f64, limit: f64) -> f32 {
     if norm > limit { (limit / norm) as f32 } else { 1.0 }
@@ -227,6 +242,15 @@ mod tests {
         assert_eq!(pinned(&MergeRule::default()), "3ecbef29 3eb4fdb9 be9700ad");
         assert_eq!(pinned(&median()), "3ecccccd 3e800000 be99999a");
         assert_eq!(pinned(&trimmed("0.25")), "3ecccccd 3e947ae2 be99999a");
+    }
+
+    #[test]
+    fn no_work_counts_more_than_the_median_where_it_is_scored() {
+        let works = [work(&[1.0, 0.0]), work(&[0.0, 1.0]), work(&[0.0, -1000.0])];
+        let (mean, limit) = mean_within_median(&works.iter().collect::<Vec<_>>()).expect("three");
+        assert_eq!((mean.tensor(0).data.as_slice(), limit), ([1.0 / 3.0, 0.0].as_slice(), 1.0));
+        assert_eq!(within(&works[2], limit), work(&[0.0, -1.0]));
+        assert_eq!(within(&works[0], limit), works[0]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! A page is `pageSequences * sequenceLength` consecutive tokens plus one for the last target. The last 1/64 of
 //! the pages is held out: never assigned and never paid for, so that nobody gains by training on it.
 
+use std::collections::BTreeSet;
+
 use bistro_api::run::Dataset;
 
 use crate::{permutation::Permutation, seed::Seed};
@@ -75,10 +77,13 @@ impl Pages {
         (first..first + u64::from(count)).map(|i| order.get(i % self.training)).collect()
     }
 
-    /// The first `count` pages of the order that `seed` names ([`crate::seed::test_pages`]), without `own`.
+    /// The first `count` pages of the order that `seed` names ([`crate::seed::test_pages`]), without `own`; where those are
+    /// all there are, with them.
     pub fn test(&self, seed: &Seed, count: u32, own: &[u64]) -> Vec<u64> {
         let order = Permutation::new(seed, self.training);
-        order.first(self.training).filter(|p| !own.contains(p)).take(count as usize).collect()
+        let own: BTreeSet<u64> = own.iter().copied().collect();
+        let others: Vec<u64> = order.first(self.training).filter(|p| !own.contains(p)).take(count as usize).collect();
+        if others.is_empty() { order.first(u64::from(count).min(self.training)).collect() } else { others }
     }
 
     /// The pages that the displayed loss is measured on: the first odd ones of the held-out part.
@@ -87,7 +92,7 @@ impl Pages {
     }
 
     /// The pages of window `window` that an averager learns on, and those that it compares the result on: even ones of the
-    /// held-out part, other ones in each window. Never those of [`Pages::displayed`].
+    /// held-out part, other ones in each window where there are more than enough. Never those of [`Pages::displayed`].
     pub fn tuning(&self, window: u64) -> (Vec<u64>, Vec<u64>) {
         let even = self.held_out / 2;
         let half = |first: u64| -> Vec<u64> {

@@ -15,6 +15,8 @@ use crate::{
 
 /// Largest record that is read: that of 4,096 miners.
 pub const MAX_RECORD: u64 = 2 << 20;
+/// Most miners that a validator may draw in a window: `scoring.evaluationsPerWindow` goes no further.
+const MAX_EVALUATIONS: u32 = 256;
 /// Weights come from a power that may differ in its last bit between machines.
 const WEIGHT_TOLERANCE: u16 = 1;
 
@@ -110,6 +112,9 @@ pub enum RecordFault {
     /// Uids are not ascending.
     #[error("its uids are not ascending")]
     Order,
+    /// It claims to have scored more than any subnet lets it.
+    #[error("it draws more than 256 miners in a window")]
+    Evaluations,
     /// A number that no evaluation gives.
     #[error("uid {0} has a number that no evaluation gives")]
     Value(u16),
@@ -155,11 +160,16 @@ impl Scores {
         if !self.miners.is_sorted_by(|a, b| a.uid < b.uid) {
             return Err(RecordFault::Order);
         }
+        if self.evaluations > MAX_EVALUATIONS {
+            return Err(RecordFault::Evaluations);
+        }
         let m = self.moving_average.0;
         for Entry { uid, age, before, average, drawn, .. } in &self.miners {
             let sound = |x: f64| x.is_finite() && x >= 0.0;
             let accepted = |e: &Evaluation| (e.verdict == Verdict::Accepted) == e.raw.is_some();
-            let raw = |e: &Evaluation| e.raw.is_none_or(|r| r.0.is_finite()) && e.loss.is_none_or(|l| l.0.is_finite());
+            let finite = |bits: Option<Bits64>| bits.is_none_or(|x| x.0.is_finite());
+            let gate = |e: &Evaluation| e.gate.is_none_or(|gate| (0.0..=1.0).contains(&gate.0));
+            let raw = |e: &Evaluation| finite(e.raw) && finite(e.loss) && gate(e);
             let fits = sound(before.0) && sound(average.0) && drawn.as_ref().is_none_or(|e| accepted(e) && raw(e));
             if !fits || (age.is_none() && drawn.is_some()) {
                 return Err(RecordFault::Value(*uid));

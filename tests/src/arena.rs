@@ -164,7 +164,7 @@ impl<'a> Arena<'a> {
             check: &sequences(&check),
         };
         let mixed = averaging::weigh(&mut self.scorer, averaging, &scales, &CancellationToken::new()).expect("weighed");
-        (mixed.after <= mixed.before).then_some(mixed.merged)
+        Some(mixed.merged)
     }
 
     /// Raw scores of these uids, whose work was accepted: as in the role `validator`.

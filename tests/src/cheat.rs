@@ -65,6 +65,8 @@ pub enum Cheat {
     Turncoat(u64),
     /// Works and publishes the opposite.
     SignFlip,
+    /// Stops after a quarter of the steps and publishes four times the result.
+    QuarterShout,
     /// Works and publishes a thousand times the result.
     Shout,
     /// Publishes a number that is none.
@@ -75,7 +77,7 @@ pub enum Cheat {
 
 impl Cheat {
     /// All of them.
-    pub const ALL: [Cheat; 22] = [
+    pub const ALL: [Cheat; 23] = [
         Cheat::Zero,
         Cheat::Random,
         Cheat::OtherPages,
@@ -95,6 +97,7 @@ impl Cheat {
         Cheat::Pair,
         Cheat::Turncoat(20),
         Cheat::SignFlip,
+        Cheat::QuarterShout,
         Cheat::Shout,
         Cheat::NotANumber,
         Cheat::Partial,
@@ -121,6 +124,7 @@ impl Cheat {
             Cheat::Pair => "pair",
             Cheat::Turncoat(windows) => return format!("turncoat-{windows}"),
             Cheat::SignFlip => "sign-flip",
+            Cheat::QuarterShout => "quarter-steps-x4",
             Cheat::Shout => "x1000",
             Cheat::NotANumber => "nan",
             Cheat::Partial => "partial",
@@ -227,6 +231,9 @@ impl Cheater {
             }
             Cheat::Turncoat(_) => view.published.first().map_or_else(nothing, |w| (*w).clone()),
             Cheat::SignFlip => view.slice.gather(&self.learn(engine, view, view.own)?).map(|x| -x),
+            Cheat::QuarterShout => {
+                view.slice.gather(&self.learn(engine, view, &view.own[..half / 2])?).map(|x| 4.0 * x)
+            }
             Cheat::Shout => view.slice.gather(&self.learn(engine, view, view.own)?).map(|x| SHOUT * x),
             Cheat::NotANumber => nothing().map(|_| f32::NAN),
             Cheat::Partial => without_last(&view.slice.gather(&self.learn(engine, view, view.own)?)),

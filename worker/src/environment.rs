@@ -10,7 +10,7 @@ use bistro_api::{
 };
 use bistro_protocol::{clock::Clock, mechanism::Mechanism};
 
-use crate::{failure::Failure, files};
+use crate::{engine::Recipe, failure::Failure, files};
 
 /// Largest settings file; a free-form model configuration has a few kilobytes.
 const MAX_SETTINGS: u64 = 1 << 20;
@@ -109,6 +109,11 @@ fn check_mechanism(run: &Run) -> Result<(), String> {
             "run.mechanism: name exactly one mechanism: cosine, gradientDifference, taylor or lossReduction".into()
         );
     };
+    Recipe::new(&run.training).map_err(|e| format!("run.{e}"))?;
+    // In f32, where the outer step counts, it may round up to 1.
+    if run.training.betas.iter().any(|beta| beta.value_f32() >= 1.0) {
+        return Err("run.training.betas: must be below 1 also as 32-bit numbers: 0.9 and 0.95 are usual".into());
+    }
     let factor = mechanism.factor(&run.training);
     if !(factor.is_finite() && factor > 0.0) {
         return Err(format!(
@@ -218,6 +223,7 @@ mod tests {
     #[test]
     fn mechanisms_that_do_not_fit_are_named() {
         let (two, one, mean) = (json!({}), json!({ "innerSteps": 1, "batchSequences": 8 }), json!({}));
+        let betas = |beta: &str| json!({ "innerSteps": 1, "batchSequences": 8, "betas": [beta, "0.95"] });
         let parameterized =
             |settings: Value| json!({ "lossReduction": { "averaging": { "parameterized": settings } } });
         for (mechanism, training, merge, named) in [
@@ -231,6 +237,8 @@ mod tests {
             (json!({ "lossReduction": { "averaging": {} } }), &two, &mean, "averaging"),
             (json!({ "lossReduction": {} }), &two, &json!({ "rule": { "median": {} } }), "merge.rule"),
             (json!({ "lossReduction": { "testPages": 0 } }), &two, &mean, "testPages"),
+            (json!({ "gradientDifference": {} }), &betas("0.99999999"), &mean, "betas"),
+            (json!({ "gradientDifference": {} }), &betas("1"), &mean, "betas"),
             (parameterized(json!({ "steps": 0 })), &two, &mean, "steps"),
             (parameterized(json!({ "rate": "-1" })), &two, &mean, "rate"),
         ] {

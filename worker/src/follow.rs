@@ -12,6 +12,7 @@ use bistro_protocol::{
     check::Commit,
     hotkey::Hotkey,
     manifest::{MAX_MANIFEST, Manifest, ManifestError},
+    mechanism::Mechanism,
     object::{Hex32, Kind, Opened},
     slice::Slice,
     tensors::Tensors,
@@ -117,6 +118,9 @@ impl Follower {
         // Replaying takes no longer than downloading: the next window comes while this one is computed.
         self.ahead = (behind(node, self.window) > 1).then(|| Ahead::fetch(node, averager, self.window + 1));
         opened.body.check(self.window, self.previous, self.digest)?;
+        if let Some(what) = mixing_fault(node, &opened.body) {
+            return Err(ManifestError::Contradiction { window: self.window, what }.into());
+        }
         if let Some(blocks) = opened.body.blocks {
             let reveal = node.block_hash(node.clock.reveal(self.window)).await?;
             if blocks.reveal != Hex32(reveal) {
@@ -252,6 +256,22 @@ impl Follower {
         // The manifest is stored after the aggregate: a bucket that has one but not yet the other catches up.
         let found = found.ok_or_else(|| Failure::Transient(format!("{key} is not in the bucket yet")))?;
         found.map_err(|what| ManifestError::Contradiction { window: self.window, what }.into())
+    }
+}
+
+/// Whether a manifest has the mixing weights that its mechanism has: for each admitted uid and tensor one, or none at all
+/// where all count alike.
+fn mixing_fault(node: &Node, manifest: &Manifest) -> Option<&'static str> {
+    let wanted = match node.mechanism() {
+        Mechanism::LossReduction(_) => manifest.admitted.len() * node.shape.len(),
+        _ => 0,
+    };
+    match () {
+        () if !manifest.mixing.is_empty() && manifest.mixing.len() != wanted => {
+            Some("its mixing weights are not those of its work")
+        }
+        () if manifest.mixing.iter().any(|weight| weight.0 < 0.0) => Some("a mixing weight is below 0"),
+        () => None,
     }
 }
 

@@ -18,11 +18,13 @@
 
 /// Share of the old gate that stays.
 const KEPT: f64 = 0.9;
+/// The weight of five looks, `1 - 0.9^5`: a gate that knows less counts the missing ones as neither better nor worse.
+const LOOKS: f64 = 0.40951;
 /// Weights are looked at no closer: a step of the averager smaller than this is none.
 const SMALLEST: f32 = 1e-12;
 
 /// How often a miner read its own pages better than others', in -1..=1: an average of signs that forgets, without the
-/// bias of its beginning.
+/// bias of its beginning once it has seen five.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Gate {
     sum: f64,
@@ -40,9 +42,9 @@ impl Gate {
         Self { sum: KEPT * self.sum + (1.0 - KEPT) * sign, weight: KEPT * self.weight + (1.0 - KEPT) }
     }
 
-    /// The factor on a score, in 0..=1; 0 before the first comparison.
+    /// The factor on a score, in 0..=1; 0 before the third comparison, since two that are good are luck once in four.
     pub fn factor(self) -> f64 {
-        if self.weight > 0.0 { (2.0 * self.sum / self.weight - 1.0).clamp(0.0, 1.0) } else { 0.0 }
+        (2.0 * self.sum / self.weight.max(LOOKS) - 1.0).clamp(0.0, 1.0)
     }
 }
 
@@ -75,15 +77,21 @@ pub fn project(weights: &mut [f32]) {
 }
 
 /// One step of the averager's weights against their gradient, tensor by tensor: the gradient less its mean over the
-/// miners, divided by the largest of all, times `rate`; then back onto the simplex. Both are laid out by miner, then by
-/// tensor. Nothing happens where the gradient is zero or not finite.
+/// miners that have weight, divided by the largest of all, times `rate`; then back onto the simplex. A weight of 0 that
+/// would have to sink further counts in neither: else one useless work with a huge gradient would hold all others where
+/// they are. Both are laid out by miner, then by tensor. Nothing happens where the gradient is zero or not finite.
 pub fn step_weights(weights: &mut [f32], gradient: &[f64], tensors: usize, rate: f32) {
     let miners = weights.len() / tensors.max(1);
     let mut steps = vec![0.0f64; weights.len()];
     for tensor in 0..tensors {
-        let of = |miner: usize| gradient[miner * tensors + tensor];
-        let mean = (0..miners).map(of).sum::<f64>() / miners as f64;
-        (0..miners).for_each(|miner| steps[miner * tensors + tensor] = of(miner) - mean);
+        let at = |miner: usize| miner * tensors + tensor;
+        let weighing: Vec<usize> = (0..miners).filter(|miner| weights[at(*miner)] > 0.0).collect();
+        let mean = weighing.iter().map(|miner| gradient[at(*miner)]).sum::<f64>() / weighing.len().max(1) as f64;
+        for miner in 0..miners {
+            let step = gradient[at(miner)] - mean;
+            let stuck = weights[at(miner)] <= 0.0 && step > 0.0;
+            steps[at(miner)] = if stuck { 0.0 } else { step };
+        }
     }
     let largest = steps.iter().fold(0.0f64, |most, s| if s.is_finite() { most.max(s.abs()) } else { f64::NAN });
     if !(largest > f64::from(SMALLEST) && largest.is_finite()) {
@@ -113,6 +121,8 @@ mod tests {
         assert_eq!(Gate::default().factor(), 0.0);
         let copier = (0..20).fold(Gate::default(), |gate, i| gate.after(f64::from(i % 2), 0.5));
         assert_eq!(copier.factor(), 0.0);
+        let lucky = (0..2).fold(Gate::default(), |gate, _| gate.after(1.0, 0.0));
+        assert_eq!(lucky.factor(), 0.0, "two good windows are luck once in four");
         let thief = (0..3).fold(honest, |gate, _| gate.after(0.0, 0.1));
         assert_eq!(thief.factor(), 0.0, "three bad windows in a row");
         assert_eq!(Gate::default().after(f64::NAN, 0.0).factor(), 0.0);
@@ -136,6 +146,10 @@ mod tests {
         step_weights(&mut weights, &[0.0; 4], 2, 0.3);
         step_weights(&mut weights, &[f64::NAN; 4], 2, 0.3);
         assert_eq!(weights, before);
+        // The third is useless and loud: once it has no weight, it no longer holds the others.
+        let mut held = [0.5, 0.5, 0.0];
+        step_weights(&mut held, &[-1e-3, 1e-3, 1e9], 1, 0.3);
+        assert!((held[0] - 0.8).abs() < 1e-6, "{held:?}");
         let mut alone = [1.0, 1.0];
         step_weights(&mut alone, &[3.0, -3.0], 2, 0.3);
         assert_eq!(alone, [1.0, 1.0], "one miner has all the weight");

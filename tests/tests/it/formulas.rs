@@ -17,7 +17,7 @@ use bistro_worker::{
     engine::Engine,
     mechanism::{
         Accepted, Candidate, Scene,
-        averaging::{Scales, weigh},
+        averaging::{NOTHING, Scales, weigh},
         score,
     },
 };
@@ -152,5 +152,8 @@ fn learned_weights_are_no_worse_than_knowing_who_cheats() {
     let names: Vec<_> = learned.strategies.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, ["uniform", "scoreWeighted", "parameterized"]);
     let flipped = weighed(uniform(), &works[5..6]);
-    assert!(flipped.after > flipped.before, "who only unlearns makes it worse");
+    assert_eq!((flipped.strategy, flipped.after), (NOTHING, flipped.before), "who only unlearns makes it worse");
+    assert!(flipped.weights.iter().all(|w| *w == 0.0) && flipped.merged.norm() == 0.0);
+    let saved = weighed(uniform(), &[works[0], works[5], works[5], works[5]]);
+    assert_eq!(saved.strategy, "scoreWeighted", "the others count where the run's way would make it worse");
 }

@@ -11,6 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, Error};
 
+/// The strategy where no work counts.
+pub const NOTHING: &str = "none";
+
 /// What is weighed, and on what.
 pub struct Scales<'a> {
     /// The parameters before the window.
@@ -30,6 +33,8 @@ pub struct Scales<'a> {
 /// Weights that were found.
 #[derive(Clone, Debug, Default)]
 pub struct Mixed {
+    /// Which strategy they come from; [`NOTHING`] where every one of them would have made the base worse.
+    pub strategy: &'static str,
     /// For each work and tensor, as they stand in the manifest; none where all count alike.
     pub weights: Vec<f32>,
     /// The mixed work.
@@ -38,33 +43,50 @@ pub struct Mixed {
     pub before: f64,
     /// Loss of the new base on them.
     pub after: f64,
-    /// Loss that each strategy that was tried reaches there, by name; the run's is the last.
+    /// Loss that each strategy that was tried reaches there, by name.
     pub strategies: Vec<(&'static str, f64)>,
 }
 
-/// Weighs by the run's strategy. Those that cost less are measured beside it: uniform, then by scores, then learned.
+/// Weighs by the run's strategy. Those that cost less are measured beside it: uniform, then by scores, then learned. Where
+/// the run's would make the base worse, the best of them all counts; where all would, nothing does: all weights are 0.
 pub fn weigh(
     engine: &mut Engine,
     averaging: &Averaging,
     scales: &Scales<'_>,
     cancelled: &CancellationToken,
 ) -> Result<Mixed, Error> {
-    let mut found = vec![("uniform", uniform(scales))];
-    if averaging.uniform.is_none() {
-        found.push(("scoreWeighted", score_weighted(engine, scales, cancelled)?));
+    let before = engine.loss(scales.base, scales.check)?;
+    let measured = |engine: &mut Engine, strategy, weights: Vec<f32>| {
+        let loss = finite(engine.loss(&scales.moved(&weights), scales.check))?;
+        Ok::<_, Error>(Weighed { strategy, weights, loss })
+    };
+    let mut found = vec![measured(engine, "uniform", uniform(scales))?];
+    if averaging.uniform.is_none() || found[0].loss > before {
+        let weights = score_weighted(engine, scales, cancelled)?;
+        found.push(measured(engine, "scoreWeighted", weights)?);
     }
     if let Some(settings) = &averaging.parameterized {
-        found.push(("parameterized", parameterized(engine, settings, scales, cancelled)?));
+        let weights = parameterized(engine, settings, scales, cancelled)?;
+        found.push(measured(engine, "parameterized", weights)?);
     }
-    let before = engine.loss(scales.base, scales.check)?;
-    let mut strategies = Vec::new();
-    for (name, weights) in &found {
-        strategies.push((*name, finite(engine.loss(&scales.moved(weights), scales.check))?));
+    let strategies = found.iter().map(|f| (f.strategy, f.loss)).collect();
+    let asked = if averaging.uniform.is_some() { 0 } else { found.len() - 1 };
+    let mut taken = found.swap_remove(asked);
+    if taken.loss > before {
+        taken = found.into_iter().chain([taken]).min_by(|a, b| a.loss.total_cmp(&b.loss)).expect("one at least");
     }
-    let (_, weights) = found.pop().expect("uniform at least");
-    let (_, after) = strategies[strategies.len() - 1];
-    let merged = mix(scales.works, &weights).expect("a weight for each work and tensor");
-    Ok(Mixed { weights, merged, before, after, strategies })
+    if taken.loss > before {
+        taken = Weighed { strategy: NOTHING, weights: vec![0.0; taken.weights.len()], loss: before };
+    }
+    let merged = mix(scales.works, &taken.weights).expect("a weight for each work and tensor");
+    Ok(Mixed { strategy: taken.strategy, weights: taken.weights, merged, before, after: taken.loss, strategies })
+}
+
+/// Weights and what they come to.
+struct Weighed {
+    strategy: &'static str,
+    weights: Vec<f32>,
+    loss: f64,
 }
 
 /// A loss that is not finite is the work's fault.

@@ -2,14 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use bistro_api::{
-    mechanism::TaylorFormula,
-    run::{MergeRule, Training},
-};
+use bistro_api::{mechanism::TaylorFormula, run::Training};
 use bistro_protocol::{
     base::Base,
     mechanism::{Mechanism, cosine, gradient_difference, loss_reduction, taylor},
-    merge::merge,
+    merge::{mean_within_median, within},
     slice::Slice,
     tensors::Tensors,
 };
@@ -43,15 +40,18 @@ pub struct Scene<'a> {
 pub struct Accepted {
     /// Number of works.
     pub count: usize,
-    /// Their clipped mean, for mechanisms that compare with it.
+    /// Lower median of their norms: no work counts more where its size would pay.
+    pub limit: f64,
+    /// Their mean within that, for mechanisms that compare with it.
     pub mean: Option<Tensors>,
 }
 
 impl Accepted {
     /// Of these, in uid order.
     pub fn of(mechanism: Mechanism<'_>, works: &[&Tensors]) -> Self {
+        let Some((mean, limit)) = mean_within_median(works) else { return Self::default() };
         let compared = matches!(mechanism, Mechanism::Taylor(_));
-        Self { count: works.len(), mean: if compared { merge(&MergeRule::default(), works) } else { None } }
+        Self { count: works.len(), limit, mean: compared.then_some(mean) }
     }
 }
 
@@ -163,16 +163,21 @@ impl Scorer<'_> {
                 let fisher = if second { Some(scorer.fisher(&theta, &candidate.own)?) } else { None };
                 Ok((loss, gradient, fisher))
             };
+            let work = within(scene.works[&candidate.uid], scene.accepted.limit);
             let (loss, raw) = match series(self) {
                 Ok((loss, gradient, fisher)) => {
-                    let step = taylor::step(formula, scene.works[&candidate.uid], merged);
-                    (Some(loss), taylor::raw_score(&gradient, fisher.as_ref(), &step))
+                    let step = taylor::step(formula, &work, merged);
+                    (loss, taylor::raw_score(&gradient, fisher.as_ref(), &step))
                 }
-                // Work that breaks the merged model: then nothing can be said of anybody's.
-                Err(Error::Loss | Error::NotFinite { .. }) => (None, 0.0),
+                // Somebody's work breaks the merged model: the others are compared with the base, so that they do not pay.
+                Err(Error::Loss | Error::NotFinite { .. }) => {
+                    let (loss, gradient) = self.gradient(&scene.base.parameters, &candidate.own)?;
+                    let step = work.map(|x| -x / scene.accepted.count as f32);
+                    (loss, taylor::raw_score(&gradient, None, &step))
+                }
                 Err(error) => return Err(error),
             };
-            scored.push(Scored { uid: candidate.uid, loss, raw, pages: None });
+            scored.push(Scored { uid: candidate.uid, loss: Some(loss), raw, pages: None });
         }
         Ok(scored)
     }
@@ -203,7 +208,8 @@ impl Scorer<'_> {
         let mut scored = Vec::new();
         for candidate in wanted {
             let mut with = base.clone();
-            scene.slice.scatter_add(&mut with, scene.works[&candidate.uid], factor);
+            let work = within(scene.works[&candidate.uid], scene.accepted.limit);
+            scene.slice.scatter_add(&mut with, &work, factor);
             let raw = loss_reduction::raw_score(test, self.loss(&with, scene.test)?, 1.0);
             let mut reduction = |scorer: &mut Self, pages: &Candidate| {
                 let before = match losses.get(&pages.uid) {

@@ -181,8 +181,9 @@ impl Averager {
             }
             _ => merge(&node.settings.run.merge.rule, &works).map(|merged| (merged, Vec::new())),
         };
-        let merged = merged.and_then(|(merged, mixing)| Some((self.base_after(&slice, &merged)?, merged, mixing)));
-        if let Some((base_after, merged, mixing)) = merged {
+        if let Some((merged, mixing)) = merged
+            && let Some(base_after) = self.base_after(&slice, &merged).await?
+        {
             manifest.admitted = admitted.into_keys().collect();
             manifest.mixing = mixing.into_iter().map(Bits32).collect();
             manifest.base_after = Hex32(base_after);
@@ -194,16 +195,23 @@ impl Averager {
         Ok(manifest)
     }
 
-    /// Digest of the next base; `None` where that would no longer be a model: nothing is admitted then.
-    fn base_after(&self, slice: &Slice, merged: &Tensors) -> Option<[u8; 32]> {
+    /// Digest of the next base; `None` where that would no longer be a model: nothing is admitted then, since nobody could
+    /// go on from there.
+    async fn base_after(&self, slice: &Slice, merged: &Tensors) -> Result<Option<[u8; 32]>, Failure> {
         let (node, window) = (&*self.node, self.follower.window);
         let mut base = self.follower.base.clone();
         node.outer_step(&mut base, slice, merged, window);
-        let finite = base.parameters.all_finite() && base.state.all_finite();
-        if !finite {
-            node.telemetry.message(format!("the work of window {window} would break the base: nothing is admitted"));
+        let (parameters, sequences) = (base.parameters.clone(), node.sequences(&node.pages.displayed()).await?);
+        let computes = node.compute(move |engine| match engine.loss(&parameters, &sequences) {
+            Ok(_) => Ok(true),
+            Err(Error::Loss | Error::NotFinite { .. }) => Ok(false),
+            Err(error) => Err(error),
+        });
+        if computes.await? && base.state.all_finite() {
+            return Ok(Some(base.digest()));
         }
-        finite.then(|| base.digest())
+        node.telemetry.message(format!("the work of window {window} would break the base: nothing is admitted"));
+        Ok(None)
     }
 
     async fn refuse_a_late_start(&self) -> Result<(), Failure> {
@@ -221,8 +229,7 @@ impl Averager {
     }
 }
 
-/// Learns how much of each work counts. `None` where there is nothing to mix, or where the new base would be worse than the
-/// old one on pages that it was not learned on.
+/// Learns how much of each work counts. `None` where there is nothing to mix.
 async fn weigh(
     node: &Node,
     base: &Base,
@@ -258,12 +265,11 @@ async fn weigh(
         node.telemetry.metrics.averaging_loss.with_label_values(&[strategy]).set(*loss);
         tracing::info!(window, strategy, loss, before = mixed.before, "weighed the work");
     }
-    if mixed.after > mixed.before {
+    if mixed.strategy == averaging::NOTHING {
+        // Admitted all the same: validators go on scoring it, so that whoever is at fault is not paid for ever.
         node.telemetry.message(format!(
-            "the work of window {window} would raise the loss from {:.4} to {:.4}: nothing is admitted",
-            mixed.before, mixed.after
+            "the work of window {window} would raise the loss however it is weighed: none of it counts"
         ));
-        return Ok(None);
     }
     Ok(Some(mixed))
 }

@@ -8,6 +8,7 @@ use bistro_protocol::{
     check::Verdict,
     draw::draw,
     hotkey::Hotkey,
+    mechanism::Mechanism,
     object::{self, Hex32, Kind},
     record::{Entry, Evaluation, MAX_RECORD, Scores},
     seed,
@@ -133,8 +134,11 @@ impl Validator {
         let chances: Vec<(u16, u64)> = scored.iter().map(|(m, _)| (m.uid, 1)).collect();
         let Some(uid) = draw(&chances, 1, &picks).first().copied() else { return Ok(None) };
         let Some((entry, evaluation)) = scored.into_iter().find(|(m, _)| m.uid == uid) else { return Ok(None) };
-        if let Some(fault) = self.foreign_facts(&facts, entry, evaluation) {
-            return Ok(Some(Err(fault)));
+        // Others' pages are computed with too: none that this window did not have.
+        for (entry, evaluation) in drawn().filter(|(_, e)| !e.pages.is_empty() || e.raw.is_some()) {
+            if let Some(fault) = self.foreign_facts(&facts, entry, evaluation) {
+                return Ok(Some(Err(fault)));
+            }
         }
         let base = &before.base;
         let shape = node.work_shape(&base.parameters);
@@ -158,10 +162,15 @@ impl Validator {
         Ok(Some(Ok((raw - evaluation.raw.map_or(0.0, |r| r.0)).abs())))
     }
 
+    fn is_gated(&self) -> bool {
+        matches!(self.node.mechanism(), Mechanism::LossReduction(_))
+    }
+
     fn foreign_facts(&self, facts: &Facts, entry: &Entry, evaluation: &Evaluation) -> Option<String> {
         let uid = entry.uid;
         match () {
             () if facts.hotkey_of(uid) != Some(entry.hotkey) => Some(format!("uid {uid} belongs to another hotkey")),
+            () if evaluation.gate.is_some() != self.is_gated() => Some(format!("uid {uid} has a gate, or lacks one")),
             () if evaluation.pages != own_pages(&self.node, facts, uid) => Some(format!("uid {uid} had other pages")),
             () => None,
         }

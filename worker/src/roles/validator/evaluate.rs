@@ -165,9 +165,9 @@ pub(super) fn own_pages(node: &Node, facts: &Facts, uid: u16) -> Vec<u64> {
 
 /// Keeps what scores depend on beside the scored work itself, for the comparison with other validators' records.
 fn keep_accepted(node: &Node, window: u64, accepted: &Accepted) -> Result<(), Failure> {
-    let count = ("works", accepted.count.to_string());
+    let fields = [("limit", accepted.limit.to_bits().to_string()), ("works", accepted.count.to_string())];
     let mean = accepted.mean.clone().unwrap_or_default();
-    node.state.write_of("accepted", window, &tensor_file::write(&[count], &mean))
+    node.state.write_of("accepted", window, &tensor_file::write(&fields, &mean))
 }
 
 /// What was kept; `None` where it is gone or damaged.
@@ -178,8 +178,9 @@ pub(super) fn kept_accepted(node: &Node, window: u64) -> Result<Option<Accepted>
 
 fn parse_accepted(bytes: &[u8]) -> Option<Accepted> {
     let (fields, mean) = tensor_file::read(bytes).ok()?;
-    let (_, count) = fields.iter().find(|(name, _)| name == "works")?;
-    Some(Accepted { count: count.parse().ok()?, mean: (!mean.is_empty()).then_some(mean) })
+    let field = |name: &str| fields.iter().find(|(found, _)| found == name)?.1.parse::<u64>().ok();
+    let (count, limit) = (usize::try_from(field("works")?).ok()?, f64::from_bits(field("limit")?));
+    Some(Accepted { count, limit, mean: (!mean.is_empty()).then_some(mean) })
 }
 
 /// What is evaluated.
