@@ -128,7 +128,7 @@ fn score_weighted(engine: &mut Engine, scales: &Scales<'_>, cancelled: &Cancella
         scores.push((before - finite(engine.loss(&with, scales.tuning))?).max(0.0));
     }
     let sum: f64 = scores.iter().sum();
-    if !(sum > 0.0) {
+    if sum <= 0.0 {
         return Ok(uniform(scales));
     }
     Ok(scores.iter().flat_map(|score| vec![(score / sum) as f32; scales.tensors()]).collect())
