@@ -29,7 +29,7 @@ pub fn bars(title: &str, bars: &[Bar], bound: f64, most: f64) -> String {
     );
     for (number, Bar { label, value, colour }) in bars.iter().enumerate() {
         let (top, end) = (32 + ROW * number, x(*value));
-        // Writing to a text never fails.
+        // Numbers stand behind the dashed line, which must not cross them. Writing to a text never fails.
         let _ = writeln!(
             svg,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{label}</text><rect x=\"{LABELS}\" y=\"{}\" width=\"{:.1}\" height=\"{}\" fill=\"{colour}\"/><text x=\"{:.1}\" y=\"{}\">{value:.3}</text>",
@@ -38,7 +38,7 @@ pub fn bars(title: &str, bars: &[Bar], bound: f64, most: f64) -> String {
             top + 2,
             (end - LABELS as f64).max(1.0),
             ROW - 6,
-            end + 6.0,
+            end.max(x(bound)) + 6.0,
             top + 13,
         );
     }

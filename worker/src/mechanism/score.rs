@@ -76,8 +76,8 @@ pub struct Scored {
     pub pages: Option<(f64, f64)>,
 }
 
-/// Scores the accepted work of `candidates`, or of `only` one of them: `foreign` are those that only others are compared
-/// with. Looks at `cancelled` before every pass.
+/// Scores the accepted work of `candidates`, or of `only` one of them; it is compared with all of them either way. Looks at
+/// `cancelled` before every pass.
 pub fn score(
     engine: &mut Engine,
     scene: &Scene<'_>,
