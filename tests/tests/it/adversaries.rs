@@ -66,15 +66,18 @@ fn work_that_breaks_a_rule_is_rejected() {
 #[test]
 fn an_audit_finds_half_of_the_work() {
     let text = Text::generated(1 << 20);
-    let knobs = Knobs { ratio: 10, optimizer: InnerOptimizer::Fresh, ..Knobs::default() };
-    let mut arena = Arena::new(&text, smallest(knobs), 3, &[Cheat::HalfSteps, Cheat::HalfPages]);
-    for _ in 0..3 {
-        let played = arena.play();
-        let cosines: Vec<f64> = (0..5).map(|uid| audit_cosine(&mut arena, &played, uid)).collect();
-        assert!(
-            cosines[..3].iter().all(|c| *c > 0.9999) && cosines[3..].iter().all(|c| *c < RECOMPUTED),
-            "{cosines:?}"
-        );
+    let cheats = [Cheat::HalfSteps, Cheat::HalfPages, Cheat::Pair, Cheat::QuarterShout];
+    for mechanism in ["cosine", "taylor", "lossReduction"] {
+        let knobs = Knobs { mechanism, ratio: 10, optimizer: InnerOptimizer::Fresh, ..Knobs::default() };
+        let mut arena = Arena::new(&text, smallest(knobs), 3, &cheats);
+        for _ in 0..3 {
+            let played = arena.play();
+            let cosines: Vec<f64> = (0..7).map(|uid| audit_cosine(&mut arena, &played, uid)).collect();
+            assert!(
+                cosines[..3].iter().all(|c| *c > 0.9999) && cosines[3..].iter().all(|c| *c < RECOMPUTED),
+                "{mechanism}: {cosines:?}"
+            );
+        }
     }
 }
 
