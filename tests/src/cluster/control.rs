@@ -68,9 +68,11 @@ pub fn controller_manager(site: &Site) -> Daemon {
     Daemon::start("kube-controller-manager", site.folder.path(), site.command("kube-controller-manager", arguments))
 }
 
-/// The scheduler.
+/// The scheduler. Its plugin for volumes and its queue hear of a bound claim independently: a pod that is looked at between
+/// the two waits for the next event, and where none comes for five minutes unless told otherwise.
 pub fn scheduler(site: &Site) -> Daemon {
-    let arguments = client_of_a_controller(site);
+    let again = "--pod-max-in-unschedulable-pods-duration=5s".to_owned();
+    let arguments = client_of_a_controller(site).into_iter().chain([again]);
     Daemon::start("kube-scheduler", site.folder.path(), site.command("kube-scheduler", arguments))
 }
 

@@ -121,7 +121,7 @@ impl Cluster {
         };
         match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(done) => done,
-            Err(_) => panic!("{what} did not come about:\n{}", self.tails()),
+            Err(_) => panic!("{what} did not come about:\n{}{}", self.tails(), self.happenings().await),
         }
     }
 
@@ -159,6 +159,13 @@ impl Cluster {
     /// The ends of all logs, for a test that fails.
     pub fn tails(&self) -> String {
         self.daemons().map(|daemon| format!("--- {}\n{}\n", daemon.name, daemon.tail())).collect()
+    }
+
+    /// What the API server knows of pods and volumes and why they wait, for a test that fails.
+    async fn happenings(&self) -> String {
+        let objects = self.kubectl(&["get", "pods,pvc,pv", "-A", "-o=wide", "--request-timeout=10s"]).await;
+        let events = self.kubectl(&["events", "-A", "--request-timeout=10s"]).await;
+        format!("--- objects\n{}{}\n--- events\n{}{}", objects.out, objects.err, events.out, events.err)
     }
 
     async fn wait_for_certificate(&self) {

@@ -24,7 +24,8 @@ async fn phase(cluster: &Cluster, namespace: &str, pod: &str) -> String {
 }
 
 async fn until_phase(cluster: &Cluster, namespace: &str, pod: &str, asked: &str) {
-    wait(async || (phase(cluster, namespace, pod).await == asked).then_some(())).await;
+    let what = format!("pod {pod}: {asked}");
+    cluster.until(&what, async || (phase(cluster, namespace, pod).await == asked).then_some(())).await;
 }
 
 #[tokio::test]
