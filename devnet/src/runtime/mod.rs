@@ -1,10 +1,11 @@
-//! The runtime: real FRAME pallets plus two pallets of our own, executed natively (no wasm).
+//! The runtime: real FRAME pallets plus three pallets of our own, executed natively (no wasm).
 //!
 //! Every entry that a Bistro node uses has mainnet's interface (subtensor, spec 424): pallet, call, event and
 //! error indices, argument names, hashers, key, value and default types. Only values differ. The contract
 //! test in `tests/it` compares the metadata with mainnet's, entry by entry.
 
 pub mod admin_utils;
+pub mod commitments;
 pub mod extensions;
 pub mod subtensor;
 
@@ -71,6 +72,8 @@ mod construct {
     pub type TransactionPayment = pallet_transaction_payment;
     #[runtime::pallet_index(7)]
     pub type SubtensorModule = crate::runtime::subtensor::pallet;
+    #[runtime::pallet_index(18)]
+    pub type Commitments = crate::runtime::commitments::pallet;
     #[runtime::pallet_index(19)]
     pub type AdminUtils = crate::runtime::admin_utils::pallet;
 }
@@ -123,6 +126,8 @@ impl pallet_transaction_payment::Config for Runtime {
 impl subtensor::Config for Runtime {
     type Currency = Balances;
 }
+
+impl commitments::Config for Runtime {}
 
 impl admin_utils::Config for Runtime {}
 

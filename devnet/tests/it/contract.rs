@@ -52,7 +52,12 @@ const ALLOWED: &[&str] = &[
 ];
 
 /// Entries of the allowed groups that a node uses all the same.
-const REQUIRED: &[&str] = &["storage System.Account", "storage System.Number", "storage System.BlockHash"];
+const REQUIRED: &[&str] = &[
+    "storage System.Account",
+    "storage System.Number",
+    "storage System.BlockHash",
+    "storage Commitments.CommitmentOf",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_node_uses_hashes_as_on_mainnet() {
@@ -85,8 +90,13 @@ async fn what_a_node_uses_hashes_as_on_mainnet() {
     for required in REQUIRED {
         assert!(report.equal.iter().any(|name| name == required), "{required}");
     }
-    for call in ["set_weights", "add_stake", "burned_register"] {
-        let name = format!("call SubtensorModule.{call}");
+    for call in [
+        "SubtensorModule.set_weights",
+        "SubtensorModule.add_stake",
+        "SubtensorModule.burned_register",
+        "Commitments.set_commitment",
+    ] {
+        let name = format!("call {call}");
         assert!(report.equal.contains(&name), "{name}");
     }
     assert!(report.equal.len() > 120, "only {} entries were compared", report.equal.len());

@@ -16,7 +16,7 @@ const MIN_STAKE: u64 = 2_000_000;
 
 impl<T: Config> Pallet<T> {
     /// The number of the block being built.
-    pub(super) fn block() -> u64 {
+    pub(in crate::runtime) fn block() -> u64 {
         frame_system::Pallet::<T>::block_number().try_into().unwrap_or(u64::MAX)
     }
 
