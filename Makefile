@@ -144,6 +144,9 @@ bench-convergence: bench-text ## Loss of one miner and of many: dense, at ratio 
 bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh moments
 	$(BENCH) bench_adversaries
 
+bench-validator: bench-text ## Miners that a validator evaluates per second and core, by mechanism
+	$(BENCH) bench_validator
+
 simulate: bench-text ## What honest work and each cheat earn by mechanism; writes docs/mechanisms.md (10 minutes)
 	BISTRO_DOCS=$(CURDIR)/docs $(BENCH) simulate::simulate
 

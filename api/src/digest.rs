@@ -36,16 +36,17 @@ impl Encode for MergeRule {
     }
 }
 
-/// The number of the mechanism, then its settings: cosine 1, gradientDifference 2, taylor 3, lossReduction 4; none, which
-/// nobody accepts, 0.
+/// The number of the mechanism, then its settings: cosine 1, gradientDifference 2, taylor 3, lossReduction 4, lossWins 5;
+/// none, which nobody accepts, 0.
 impl Encode for Mechanism {
     fn encode_to<T: Output + ?Sized>(&self, dest: &mut T) {
-        let Self { cosine, gradient_difference, taylor, loss_reduction } = self;
-        match (cosine, gradient_difference, taylor, loss_reduction) {
-            (Some(settings), None, None, None) => (1u8, settings).encode_to(dest),
-            (None, Some(settings), None, None) => (2u8, settings).encode_to(dest),
-            (None, None, Some(settings), None) => (3u8, settings).encode_to(dest),
-            (None, None, None, Some(settings)) => (4u8, settings).encode_to(dest),
+        let Self { cosine, gradient_difference, taylor, loss_reduction, loss_wins } = self;
+        match (cosine, gradient_difference, taylor, loss_reduction, loss_wins) {
+            (Some(settings), None, None, None, None) => (1u8, settings).encode_to(dest),
+            (None, Some(settings), None, None, None) => (2u8, settings).encode_to(dest),
+            (None, None, Some(settings), None, None) => (3u8, settings).encode_to(dest),
+            (None, None, None, Some(settings), None) => (4u8, settings).encode_to(dest),
+            (None, None, None, None, Some(settings)) => (5u8, settings).encode_to(dest),
             _ => 0u8.encode_to(dest),
         }
     }

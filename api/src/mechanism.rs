@@ -15,8 +15,8 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = (
-    "[has(self.cosine), has(self.gradientDifference), has(self.taylor), has(self.lossReduction)].filter(x, x).size() == 1",
-    "mechanism needs exactly one member: cosine, gradientDifference, taylor or lossReduction"
+    "[has(self.cosine), has(self.gradientDifference), has(self.taylor), has(self.lossReduction), has(self.lossWins)].filter(x, x).size() == 1",
+    "mechanism needs exactly one member: cosine, gradientDifference, taylor, lossReduction or lossWins"
 ))]
 pub struct Mechanism {
     /// Miners publish a slice of their delta and are paid for its cosine with the gradient on their own pages.
@@ -31,6 +31,10 @@ pub struct Mechanism {
     /// Miners publish their delta and are paid for how much it lowers the loss on pages that nobody foresaw.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_reduction: Option<LossReduction>,
+    /// Miners publish whole models of their own and are paid for the pages on which theirs are the best; there is no
+    /// common base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_wins: Option<LossWins>,
 }
 
 /// Settings of the mechanism `cosine`.
@@ -84,7 +88,7 @@ pub struct Taylor {
     #[serde(default)]
     pub formula: TaylorFormula,
     /// Terms of the series: 1, or 2 with the diagonal of the Fisher information, which costs a pass for every sequence.
-    #[serde(default = "first")]
+    #[serde(default = "unit")]
     #[schemars(range(min = 1, max = 2))]
     pub order: u32,
 }
@@ -105,7 +109,7 @@ pub enum TaylorFormula {
 #[serde(rename_all = "camelCase")]
 pub struct LossReduction {
     /// A miner publishes one entry in so many; 1 publishes the whole delta.
-    #[serde(default = "whole")]
+    #[serde(default = "unit")]
     #[schemars(range(min = 1, max = 100_000))]
     pub slice_ratio: u32,
     /// Factor on the merged delta; absent: min(sliceRatio, 300 / innerSteps).
@@ -173,27 +177,66 @@ impl Default for Parameterized {
     }
 }
 
-/// The factor on a merged slice that makes up for what was not published: what `gain` says, else a fit over the
-/// measured pairs of steps and ratio, `min(c, 300 / H)`. Without it most of a slice's progress is lost and eight
-/// miners learn less than one alone.
-pub fn slice_gain(gain: Option<&Decimal>, slice_ratio: u32, inner_steps: u32) -> f32 {
+/// Settings of the mechanism `lossWins`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "double(self.floor) > 0.0",
+    "lossWins.floor must be above 0: without it a copy with a little noise wins half of the pages; 0.001 is usual"
+), validation = (
+    "double(self.epsilon) >= double(self.floor) && double(self.epsilon) < 1.0",
+    "lossWins.epsilon must be at least floor and below 1: it is what a new model must be better by, and falls to floor; 0.005 is usual"
+))]
+pub struct LossWins {
+    /// Pages that models are compared on in each window; picked when the window is over.
+    #[serde(default = "sixteen")]
+    #[schemars(range(min = 1, max = 128))]
+    pub test_pages: u32,
+    /// Share of its loss by which a model must be beaten the moment it was committed to.
+    #[serde(default = "half_percent")]
+    pub epsilon: Decimal,
+    /// Share of its loss by which a model must always be beaten.
+    #[serde(default = "tenth_percent")]
+    pub floor: Decimal,
+    /// Blocks in which epsilon falls to floor.
+    #[serde(default = "five_days")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub decay_blocks: u32,
+}
+
+/// The factor on a merged slice that makes up for what was not published: what `gain` says, else the ratio, but not more
+/// than `most`. Without it most of a slice's progress is lost and eight miners learn less than one alone.
+pub fn slice_gain(gain: Option<&Decimal>, slice_ratio: u32, most: u32) -> f32 {
     match gain {
         Some(gain) => gain.value_f32(),
         // Integers below 2^24: exact in f32.
-        None => slice_ratio.min(300 / inner_steps.max(1)).max(1) as f32,
+        None => slice_ratio.min(most).max(1) as f32,
     }
 }
 
-fn first() -> u32 {
-    1
-}
-
-fn whole() -> u32 {
+fn unit() -> u32 {
     1
 }
 
 fn four() -> u32 {
     4
+}
+
+fn sixteen() -> u32 {
+    16
+}
+
+/// At 12 seconds each.
+fn five_days() -> u32 {
+    36_000
+}
+
+fn half_percent() -> Decimal {
+    literal("0.005")
+}
+
+fn tenth_percent() -> Decimal {
+    literal("0.001")
 }
 
 fn ten() -> u32 {

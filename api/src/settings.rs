@@ -1,5 +1,6 @@
 //! The file that a worker reads: everything that its resource and its subnet say, resolved.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +68,54 @@ pub struct Settings {
     /// Derive a development wallet instead of reading a hotkey file. Refused on any other chain than the devnet.
     #[serde(default)]
     pub dev_wallet: bool,
+    /// Where a miner starts from that has no model of its own yet.
+    #[serde(default, skip_serializing_if = "StartFrom::is_base")]
+    pub start_from: StartFrom,
+}
+
+/// Where a miner starts from. Exactly one member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "[has(self.base), has(self.best), has(self.hotkey), has(self.checkpoint)].filter(x, x).size() == 1",
+    "startFrom needs exactly one member: base, best, hotkey or checkpoint"
+))]
+pub struct StartFrom {
+    /// From the subnet's base, as the averagers publish it; with lossWins that is the first base of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<FromBase>,
+    /// From the model that the chain pays most; from the base while it pays nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub best: Option<FromBest>,
+    /// From the model of this hotkey, by its SS58 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^5[1-9A-HJ-NP-Za-km-z]{47}$"))]
+    pub hotkey: Option<String>,
+    /// From a safetensors file in the bucket, by its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub checkpoint: Option<String>,
+}
+
+/// Starting from the base has no settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FromBase {}
+
+/// Starting from the best model has no settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FromBest {}
+
+impl StartFrom {
+    /// Whether it is the default: from the base.
+    pub fn is_base(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Default for StartFrom {
+    fn default() -> Self {
+        Self { base: Some(FromBase {}), best: None, hotkey: None, checkpoint: None }
+    }
 }
 
 /// Where the chain is.

@@ -195,7 +195,7 @@ pub struct WindowRecord {
     /// Loss of that base on the held-out pages, in nats per token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_out_loss: Option<f64>,
-    /// Whether the window admitted any work (known once its manifest was read).
+    /// Work that the window admitted, or models that it accepted where nothing is merged; known once its manifest was read.
     #[serde(default)]
     pub admitted: u32,
 }

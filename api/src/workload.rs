@@ -14,7 +14,11 @@ use kube::{CustomResource, CustomResourceExt, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{pod::Pod, settings::Role, subnet::NameRef};
+use crate::{
+    pod::Pod,
+    settings::{Role, StartFrom},
+    subnet::NameRef,
+};
 
 /// Names become part of pod and service names, which are DNS labels of at most 63 characters.
 pub(crate) const NAME_RULE: &str =
@@ -87,7 +91,8 @@ node_resource! {
     /// Pods that train and publish their work.
     "Miner", "mnr", "Pods that train on the subnet's data and publish their work.",
     MinerSpec {
-        /// Where a miner starts from. Exactly one member.
+        /// Where a miner starts from that has no model of its own yet; only the mechanism lossWins has a choice. Exactly
+        /// one member.
         #[serde(default)]
         start_from: StartFrom
     }
@@ -201,26 +206,6 @@ pub struct Storage {
     pub storage_class_name: Option<String>,
 }
 
-/// Where a miner starts from. Exactly one member.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = ("has(self.base)", "startFrom needs exactly one member: base"))]
-pub struct StartFrom {
-    /// From the subnet's base, as the averagers publish it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<FromBase>,
-}
-
-/// Starting from the base has no settings.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct FromBase {}
-
-impl Default for StartFrom {
-    fn default() -> Self {
-        Self { base: Some(FromBase {}) }
-    }
-}
-
 /// What the operator observes of a Miner, Validator or Averager.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
@@ -309,6 +294,10 @@ pub trait Node:
     fn workload(&self) -> &Workload;
     /// Its status, once the operator wrote one.
     fn status(&self) -> Option<&WorkloadStatus>;
+    /// Where its nodes start from.
+    fn start_from(&self) -> StartFrom {
+        StartFrom::default()
+    }
     /// Its metadata.
     fn metadata(&self) -> &ObjectMeta {
         self.meta()
@@ -316,7 +305,7 @@ pub trait Node:
 }
 
 macro_rules! node {
-    ($kind:ident, $role:ident) => {
+    ($kind:ident, $role:ident $(, $start_from:ident)?) => {
         impl Node for $kind {
             const ROLE: Role = Role::$role;
 
@@ -327,11 +316,15 @@ macro_rules! node {
             fn status(&self) -> Option<&WorkloadStatus> {
                 self.status.as_ref()
             }
+
+            $(fn start_from(&self) -> StartFrom {
+                self.spec.$start_from.clone()
+            })?
         }
     };
 }
 
-node!(Miner, Miner);
+node!(Miner, Miner, start_from);
 node!(Validator, Validator);
 node!(Averager, Averager);
 

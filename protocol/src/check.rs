@@ -1,6 +1,6 @@
 //! What makes a miner's work count, in the one order that everybody uses. An object counts whole or not at all.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,7 @@ use crate::{
     artifact::{self, Artifact},
     clock::Clock,
     hotkey::Hotkey,
+    mechanism::loss_wins::Commitment,
     object::{self, Agreement, Hex32, Kind},
     tensors::Tensors,
 };
@@ -40,6 +41,8 @@ pub enum Verdict {
     WrongWindow,
     /// It is larger than the model allows.
     Oversize,
+    /// The chain does not say that the hotkey committed itself to this model.
+    NoCommitment,
     /// A commit without work.
     NoArtifact,
     /// The work is not what was committed.
@@ -72,6 +75,7 @@ impl Verdict {
             Verdict::RunMismatch => "run-mismatch",
             Verdict::WrongWindow => "wrong-window",
             Verdict::Oversize => "oversize",
+            Verdict::NoCommitment => "no-commitment",
             Verdict::NoArtifact => "no-artifact",
             Verdict::NotCommitted => "not-committed",
             Verdict::StaleBase => "stale-base",
@@ -140,6 +144,8 @@ pub struct Rules<'a> {
     pub commits_close_ms: u64,
     /// Timestamp in milliseconds of the block that closes the uploads.
     pub uploads_close_ms: u64,
+    /// Who had committed to which model when the commits closed, and in which block; for mechanisms without a common base.
+    pub models: Option<&'a BTreeMap<Hotkey, (Commitment, u64)>>,
 }
 
 impl Rules<'_> {
@@ -161,6 +167,16 @@ impl Rules<'_> {
             return Err(Verdict::Oversize);
         }
         Ok(commit)
+    }
+
+    /// The rules for the model that a commit names, which may be of an earlier window, and the block since which its hotkey
+    /// has been committed to it; no-commitment where the chain does not say so. Work that starts from a common base is
+    /// that of this window.
+    pub fn of_model(&self, hotkey: &Hotkey, commit: &Commit) -> Result<(Self, Option<u64>), Verdict> {
+        let Some(models) = self.models else { return Ok((self.clone(), None)) };
+        let bound = models.get(hotkey).filter(|(made, _)| made.binds(self.agreement, hotkey, &commit.digest.0));
+        let (made, block) = bound.filter(|(made, _)| made.window <= self.window).ok_or(Verdict::NoCommitment)?;
+        Ok((Self { window: made.window, ..self.clone() }, Some(*block)))
     }
 
     /// Checks what the bucket says of the work before it is downloaded: no-artifact, late, oversize, not-committed.
@@ -264,6 +280,7 @@ mod tests {
                 shape: &self.shape,
                 commits_close_ms: CLOSE_MS,
                 uploads_close_ms: UPLOADED_MS,
+                models: None,
             }
         }
     }
@@ -288,6 +305,33 @@ mod tests {
         let commit = rules.commit(&alice(), true, Some((&commit_of(1, 5, &Commit::of(&file)), 103))).expect("in time");
         rules.stored(&commit, Some(Stored { size: file.len() as u64, last_modified: 203 })).expect("as committed");
         assert_eq!(rules.artifact(&alice(), &commit, &file), Ok(tensors()));
+    }
+
+    /// Whoever copies bytes cannot commit to them for the one who made them, nor earlier.
+    #[test]
+    fn a_model_counts_from_its_commitment_on() {
+        let bench = bench();
+        let commit = Commit::of(&file_of(4, 3, &tensors()));
+        let made = |window| Commitment::of(&agreement(), &alice(), window, &commit.digest.0);
+        let judge = |hotkey, models: &[(Hotkey, Commitment)]| {
+            let models = models.iter().map(|(hotkey, made)| (*hotkey, (*made, 77))).collect();
+            let rules = Rules { models: Some(&models), ..bench.rules() };
+            rules.of_model(&hotkey, &commit).map(|(rules, since)| (rules.window, since))
+        };
+        assert_eq!(judge(alice(), &[(alice(), made(4))]), Ok((4, Some(77))));
+        assert_eq!(judge(alice(), &[(alice(), made(5))]), Ok((5, Some(77))));
+        let bob = Hotkey::from(&keypair(2));
+        for (hotkey, models) in [
+            (alice(), vec![]),
+            (alice(), vec![(alice(), made(6))]),
+            (alice(), vec![(alice(), Commitment { window: 5, ..made(4) })]),
+            (alice(), vec![(bob, made(4))]),
+            (bob, vec![(alice(), made(4)), (bob, made(4))]),
+        ] {
+            assert_eq!(judge(hotkey, &models), Err(Verdict::NoCommitment));
+        }
+        let (rules, since) = bench.rules().of_model(&alice(), &commit).expect("a mechanism without models");
+        assert_eq!((rules.window, since), (5, None));
     }
 
     /// Each line breaks one more rule than the line before; the first broken rule names the verdict.

@@ -31,6 +31,25 @@ pub fn draw(candidates: &[(u16, u64)], count: usize, seed: &Seed) -> Vec<u16> {
     drawn
 }
 
+/// The same with seats for the best: up to half of `count`, rounded up, go to the candidates with the highest positive
+/// averages, the rest is drawn among the others. For mechanisms that compare miners with each other: whoever copied the
+/// best is always compared with it. `averages` has those of all candidates, by uid.
+pub fn draw_with_leaders(
+    candidates: &[(u16, u64)],
+    averages: impl Fn(u16) -> f64,
+    count: usize,
+    seed: &Seed,
+) -> Vec<u16> {
+    let mut leaders: Vec<u16> = candidates.iter().map(|(uid, _)| *uid).filter(|uid| averages(*uid) > 0.0).collect();
+    leaders.sort_by(|a, b| averages(*b).total_cmp(&averages(*a)).then(a.cmp(b)));
+    leaders.truncate(count.div_ceil(2));
+    let others: Vec<_> = candidates.iter().filter(|(uid, _)| !leaders.contains(uid)).copied().collect();
+    let mut drawn = draw(&others, count - leaders.len(), seed);
+    drawn.extend(leaders);
+    drawn.sort_unstable();
+    drawn
+}
+
 /// Beyond it nobody grows likelier; 65536 uids of this age fit into 64 bits.
 const MAX_AGE: u64 = 1 << 32;
 
@@ -54,6 +73,20 @@ mod tests {
 
     fn seed_of(number: u64) -> Seed {
         seed::seed("test", &number)
+    }
+
+    #[test]
+    fn the_best_have_half_of_the_seats() {
+        let candidates: Vec<_> = (0..20).map(|uid| (uid, 1)).collect();
+        let average = |uid: u16| if uid >= 14 { f64::from(uid % 17) } else { 0.0 };
+        for number in 0..50 {
+            let drawn = draw_with_leaders(&candidates, average, 5, &seed_of(number));
+            assert_eq!(drawn.len(), 5);
+            assert!([14, 15, 16].iter().all(|uid| drawn.contains(uid)), "{drawn:?}");
+        }
+        assert_eq!(draw_with_leaders(&candidates, |_| 0.0, 5, &seed_of(0)), draw(&candidates, 5, &seed_of(0)));
+        assert_eq!(draw_with_leaders(&candidates[..3], average, 5, &seed_of(0)), [0, 1, 2]);
+        assert!(draw_with_leaders(&[], average, 5, &seed_of(0)).is_empty());
     }
 
     /// One in ten has waited ten times as long: it is drawn ten times as often as one of the others.

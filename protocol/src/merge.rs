@@ -54,17 +54,20 @@ pub fn mix(works: &[&Tensors], weights: &[f32]) -> Option<Tensors> {
 
 /// What each work is multiplied with so that none counts more than [`CLIP`] medians; `None` of nothing.
 pub fn clip_factors(works: &[&Tensors]) -> Option<Vec<f32>> {
+    factors_within(works, CLIP).map(|(factors, _)| factors)
+}
+
+/// What brings each work within so many lower median norms, and that limit; `None` of nothing.
+fn factors_within(works: &[&Tensors], medians: f64) -> Option<(Vec<f32>, f64)> {
     let norms = norms(works);
-    let limit = CLIP * lower_median(&norms)?;
-    Some(norms.iter().map(|n| clip_factor(*n, limit)).collect())
+    let limit = medians * lower_median(&norms)?;
+    Some((norms.iter().map(|norm| clip_factor(*norm, limit)).collect(), limit))
 }
 
 /// The mean of works of which none counts more than the lower median norm, and that norm: what scores are taken of, where
 /// scaling work up must not pay. `None` of nothing.
 pub fn mean_within_median(works: &[&Tensors]) -> Option<(Tensors, f64)> {
-    let norms = norms(works);
-    let limit = lower_median(&norms)?;
-    let factors: Vec<f32> = norms.iter().map(|norm| clip_factor(*norm, limit)).collect();
+    let (factors, limit) = factors_within(works, 1.0)?;
     Some((mean(works, &factors), limit))
 }
 

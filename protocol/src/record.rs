@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     check::Verdict,
-    draw::draw,
+    draw::{draw, draw_with_leaders},
     hotkey::Hotkey,
     object::{Bits64, Hex32},
     score::{Outcome, next_average},
@@ -17,6 +17,8 @@ use crate::{
 pub const MAX_RECORD: u64 = 2 << 20;
 /// Most miners that a validator may draw in a window: `scoring.evaluationsPerWindow` goes no further.
 const MAX_EVALUATIONS: u32 = 256;
+/// Most test pages: `lossWins.testPages` goes no further.
+const MAX_PAGES: usize = 128;
 /// Weights come from a power that may differ in its last bit between machines.
 const WEIGHT_TOLERANCE: u16 = 1;
 
@@ -51,6 +53,9 @@ pub struct Scores {
     pub base: Hex32,
     /// Most miners that are drawn.
     pub evaluations: u32,
+    /// Whether the best have seats in the draw ([`crate::draw::draw_with_leaders`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaders: bool,
     /// Share of the old average that stays.
     pub moving_average: Bits64,
     /// Weights are averages to this power.
@@ -63,6 +68,25 @@ pub struct Scores {
     pub weights_block: Option<u64>,
     /// Everybody who could be drawn or has an average, by uid.
     pub miners: Vec<Entry>,
+    /// Models that their owners have replaced, and that others' are compared with all the same (`lossWins`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<Former>,
+}
+
+/// A model that its owner has replaced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Former {
+    /// Whose it was.
+    pub uid: u16,
+    /// The window of its key.
+    pub window: u64,
+    /// The block in which its hotkey committed itself to it.
+    pub since: u64,
+    /// The block in which that committed itself to another one.
+    pub until: u64,
+    /// Its loss on each test page, in nats per token.
+    pub losses: Vec<Bits64>,
 }
 
 /// One miner in scores.json.
@@ -95,7 +119,8 @@ pub struct Evaluation {
     /// The pages that it had to train on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pages: Vec<u64>,
-    /// Loss on them, in nats per token, of what the work is compared with: the base, or the merged weights (`taylor`).
+    /// Loss on them, in nats per token, of what the work is compared with: the base, or the merged weights (`taylor`); of a
+    /// model, its mean on the test pages (`lossWins`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss: Option<Bits64>,
     /// Raw score of the mechanism, if the work was accepted.
@@ -104,6 +129,12 @@ pub struct Evaluation {
     /// The factor in it that says how often the miner read its own pages better than others' (`lossReduction`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<Bits64>,
+    /// Loss of the miner's model on each test page, in nats per token (`lossWins`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<Bits64>,
+    /// The block in which it committed itself to that model (`lossWins`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<u64>,
 }
 
 /// A record that does not follow from itself: its validator made it up.
@@ -130,6 +161,11 @@ pub enum RecordFault {
 }
 
 impl Evaluation {
+    /// A verdict and nothing else.
+    pub fn of(verdict: Verdict) -> Self {
+        Self { verdict, pages: Vec::new(), loss: None, raw: None, gate: None, losses: Vec::new(), since: None }
+    }
+
     /// What it counts as.
     pub fn outcome(&self) -> Outcome {
         match self.raw {
@@ -163,13 +199,20 @@ impl Scores {
         if self.evaluations > MAX_EVALUATIONS {
             return Err(RecordFault::Evaluations);
         }
+        if self.former.len() > MAX_EVALUATIONS as usize {
+            return Err(RecordFault::Evaluations);
+        }
+        let losses = |losses: &[Bits64]| losses.len() <= MAX_PAGES && losses.iter().all(|loss| loss.0 >= 0.0);
+        if let Some(former) = self.former.iter().find(|former| !losses(&former.losses)) {
+            return Err(RecordFault::Value(former.uid));
+        }
         let m = self.moving_average.0;
         for Entry { uid, age, before, average, drawn, .. } in &self.miners {
             let sound = |x: f64| x.is_finite() && x >= 0.0;
             let accepted = |e: &Evaluation| (e.verdict == Verdict::Accepted) == e.raw.is_some();
             let finite = |bits: Option<Bits64>| bits.is_none_or(|x| x.0.is_finite());
             let gate = |e: &Evaluation| e.gate.is_none_or(|gate| (0.0..=1.0).contains(&gate.0));
-            let raw = |e: &Evaluation| finite(e.raw) && finite(e.loss) && gate(e);
+            let raw = |e: &Evaluation| finite(e.raw) && finite(e.loss) && gate(e) && losses(&e.losses);
             let fits = sound(before.0) && sound(average.0) && drawn.as_ref().is_none_or(|e| accepted(e) && raw(e));
             if !fits || (age.is_none() && drawn.is_some()) {
                 return Err(RecordFault::Value(*uid));
@@ -182,7 +225,17 @@ impl Scores {
         }
         let candidates: Vec<_> = self.miners.iter().filter_map(|m| Some((m.uid, m.age?))).collect();
         let drawn: Vec<_> = self.miners.iter().filter(|m| m.drawn.is_some()).map(|m| m.uid).collect();
-        if drawn != draw(&candidates, self.evaluations as usize, &seed::draw(&self.end.0, &validator.0)) {
+        let (count, seed) = (self.evaluations as usize, seed::draw(&self.end.0, &validator.0));
+        let due = if self.leaders {
+            let before = |uid: u16| {
+                let found = self.miners.binary_search_by_key(&uid, |m| m.uid);
+                found.map_or(0.0, |i| self.miners[i].before.0)
+            };
+            draw_with_leaders(&candidates, before, count, &seed)
+        } else {
+            draw(&candidates, count, &seed)
+        };
+        if drawn != due {
             return Err(RecordFault::Draw);
         }
         let weights = self.weights();
@@ -210,6 +263,10 @@ pub(crate) mod tests {
 
     /// A record as a validator makes it: twelve miners, four of them drawn.
     pub(crate) fn scores() -> Scores {
+        scores_of(false)
+    }
+
+    fn scores_of(leaders: bool) -> Scores {
         let mut book = Book::default();
         let neurons: Vec<_> = (0..12).map(|i| (u16::from(i), Hotkey::from(&keypair(i + 1)), true)).collect();
         book.observe(0, &neurons, RATES);
@@ -218,22 +275,26 @@ pub(crate) mod tests {
         book.observe(1, &neurons, RATES);
         let before = book.clone();
         let ages = book.ages(1, RATES);
-        let drawn = draw(&ages, 4, &seed::draw(&[5; 32], &validator().0));
+        let seed = seed::draw(&[5; 32], &validator().0);
+        let average = |book: &Book, uid: u16| {
+            Bits64(book.standings().find(|(u, _)| *u == uid).map(|(_, s)| s.average).expect("known"))
+        };
+        let drawn = if leaders {
+            draw_with_leaders(&ages, |uid| average(&before, uid).0, 4, &seed)
+        } else {
+            draw(&ages, 4, &seed)
+        };
         let evaluate = |uid: u16| match uid % 3 {
-            0 => Evaluation { verdict: Verdict::Late, pages: vec![], loss: None, raw: None, gate: None },
+            0 => Evaluation::of(Verdict::Late),
             _ => Evaluation {
-                verdict: Verdict::Accepted,
                 pages: vec![3, 1],
                 loss: Some(Bits64(2.5)),
                 raw: Some(Bits64(0.2 * f64::from(uid))),
-                gate: None,
+                ..Evaluation::of(Verdict::Accepted)
             },
         };
         let outcomes: Vec<_> = drawn.iter().map(|uid| (*uid, evaluate(*uid).outcome())).collect();
         let scale = book.record(1, &outcomes, RATES).map(Bits64);
-        let average = |book: &Book, uid: u16| {
-            Bits64(book.standings().find(|(u, _)| *u == uid).map(|(_, s)| s.average).expect("known"))
-        };
         let miners = neurons.iter().map(|(uid, hotkey, _)| Entry {
             uid: *uid,
             hotkey: *hotkey,
@@ -247,11 +308,13 @@ pub(crate) mod tests {
             end: Hex32([5; 32]),
             base: Hex32([6; 32]),
             evaluations: 4,
+            leaders,
             moving_average: Bits64(0.9),
             power: Bits64(3.0),
             scale,
             weights_block: Some(77),
             miners: miners.collect(),
+            former: Vec::new(),
         };
         scores.weighted()
     }
@@ -271,6 +334,30 @@ pub(crate) mod tests {
         assert_eq!(fault(|_| ()), None);
         let text = serde_json::to_string(&scores()).expect("plain data");
         assert_eq!(serde_json::from_str::<Scores>(&text).expect("read back"), scores());
+    }
+
+    #[test]
+    fn the_seats_of_the_best_are_checked() {
+        assert_eq!(scores_of(true).check(&validator()), Ok(()));
+        let of = scores_of(true);
+        let highest = of.miners.iter().map(|m| m.before.0).fold(0.0, f64::max);
+        let seated = of.miners.iter().filter(|m| m.before.0 == highest && m.drawn.is_some());
+        assert!(seated.count() >= 2, "half of four seats");
+        assert_eq!(Scores { leaders: true, ..scores() }.check(&validator()), Err(RecordFault::Draw));
+        assert_eq!(Scores { leaders: false, ..scores_of(true) }.check(&validator()), Err(RecordFault::Draw));
+    }
+
+    #[test]
+    fn losses_that_no_model_has_are_found() {
+        let with = |loss: f64| {
+            fault(|s| {
+                let i = drawn(s);
+                s.miners[i].drawn.as_mut().expect("drawn").losses = vec![Bits64(1.0), Bits64(loss)];
+            })
+        };
+        assert_eq!(with(f64::INFINITY), None, "a model that does not compute");
+        assert!(matches!(with(f64::NAN), Some(RecordFault::Value(_))));
+        assert!(matches!(with(-1.0), Some(RecordFault::Value(_))));
     }
 
     /// A validator that signs another's record is found by the draw alone: nobody needs a model for it.

@@ -141,6 +141,11 @@ impl Book {
         weights::weights(&averages, power)
     }
 
+    /// The average of a uid; 0 where nothing is known of it.
+    pub fn average(&self, uid: u16) -> f64 {
+        self.miners.get(&uid).map_or(0.0, |s| s.average)
+    }
+
     /// Everybody, by uid.
     pub fn standings(&self) -> impl Iterator<Item = (u16, &Standing)> {
         self.miners.iter().map(|(uid, s)| (*uid, s))

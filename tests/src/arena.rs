@@ -23,7 +23,7 @@ use bistro_protocol::{
 use bistro_worker::{
     engine::{Engine, Optimizer, Work},
     mechanism::{
-        Accepted, Candidate, Scene, Scored,
+        Accepted, Candidate, LookedAt, Scene, Scored,
         averaging::{self, Scales},
         compute, score,
     },
@@ -173,18 +173,12 @@ impl<'a> Arena<'a> {
         let accepted: Vec<&Tensors> = played.works.iter().flatten().collect();
         let accepted = Accepted::of(mechanism, &accepted);
         let work = |uid: &u16| Some((*uid, played.works[usize::from(*uid)].as_ref().ok()?));
-        let stand_in = (uids.len() == 1).then_some(NOBODY);
-        let everybody = || uids.iter().copied().chain(stand_in);
-        let candidates: Vec<_> = everybody().map(|uid| Candidate { uid, own: self.own(played.window, uid) }).collect();
-        let taken: Vec<u64> = everybody().flat_map(|uid| self.own_pages(played.window, uid)).collect();
-        let test = match mechanism {
-            Mechanism::LossReduction(settings) if !uids.is_empty() => {
-                let seed = seed::test_pages(NETUID, self.run.id, played.window, &block("end", played.window));
-                let pages = self.pages.test(&seed, settings.test_pages, &taken);
-                self.text.sequences(&self.run.dataset, &self.pages, &pages)
-            }
-            _ => Vec::new(),
-        };
+        let seed = seed::test_pages(NETUID, self.run.id, played.window, &block("end", played.window));
+        let looked_at = LookedAt::of(mechanism, &self.pages, &seed, uids, |uid| self.own_pages(played.window, uid));
+        let sequences = |pages: &[u64]| self.text.sequences(&self.run.dataset, &self.pages, pages);
+        let candidates: Vec<_> =
+            looked_at.own.iter().map(|(uid, pages)| Candidate { uid: *uid, own: sequences(pages) }).collect();
+        let test = sequences(&looked_at.test);
         let scene = Scene {
             mechanism,
             training: &self.run.training,
@@ -193,6 +187,9 @@ impl<'a> Arena<'a> {
             works: &uids.iter().filter_map(work).collect::<BTreeMap<_, _>>(),
             accepted: &accepted,
             test: &test,
+            ages: BTreeMap::new(),
+            former: Vec::new(),
+            page_sequences: self.run.dataset.page_sequences as usize,
         };
         score(&mut self.scorer, &scene, &candidates, None, &CancellationToken::new()).expect("finite scores")
     }
@@ -297,7 +294,7 @@ fn effect(
 }
 
 /// Runs `f` on all items, each engine on a part of them in a thread of its own. Results are in the order of the items.
-fn share_out<I: Send, R: Send>(
+pub(crate) fn share_out<I: Send, R: Send>(
     engines: &mut [Engine],
     items: Vec<I>,
     f: impl Fn(&mut Engine, I) -> R + Sync,

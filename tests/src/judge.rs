@@ -37,6 +37,22 @@ impl Judge {
         Self { book: Book::default(), scoring, records: Vec::new() }
     }
 
+    /// One that scored `windows` windows of `arena` while they were played, and showed each to `look`.
+    pub fn watching(
+        arena: &mut Arena<'_>,
+        evaluations: u32,
+        windows: u64,
+        mut look: impl FnMut(&mut Arena<'_>, &Played),
+    ) -> Self {
+        let mut judge = Self::new(evaluations);
+        for _ in 0..windows {
+            let played = arena.play();
+            judge.score(arena, &played);
+            look(arena, &played);
+        }
+        judge
+    }
+
     /// One record per scored window.
     pub fn records(&self) -> &[Record] {
         &self.records

@@ -7,7 +7,13 @@ use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::{dataset, environment::Environment, failure::Failure, roles, telemetry};
+use crate::{
+    dataset,
+    environment::Environment,
+    failure::Failure,
+    look::{self, Explain, Fetch, Runs},
+    roles, telemetry,
+};
 
 /// Exit code of a fault that will not pass by itself: whoever restarts processes should not restart this one.
 const PERMANENT: u8 = 2;
@@ -30,6 +36,15 @@ enum Command {
     /// Make the dataset that a subnet trains on.
     #[command(subcommand)]
     Dataset(Dataset),
+    /// List who publishes on the subnet, and what validators measured.
+    #[command(subcommand, after_help = LOOK_HELP)]
+    Runs(Runs),
+    /// Write a miner's work or model to a file, once it is proven to be what its hotkey signed and committed to.
+    #[command(after_help = LOOK_HELP)]
+    Fetch(Fetch),
+    /// Say why a miner has the weight that it has, window by window.
+    #[command(after_help = LOOK_HELP)]
+    Explain(Explain),
 }
 
 #[derive(Subcommand)]
@@ -88,6 +103,15 @@ Roles take everything from the pod:
   BISTRO_LOG       log filter                              info
 Exit codes: 0 stopped when asked to, 2 a fault that will not pass by itself (one line says which and what to do).";
 
+const LOOK_HELP: &str = "\
+It reads chain and bucket, writes to neither, and signs nothing. It takes BISTRO_SETTINGS, BISTRO_SECRETS and BISTRO_STATE as
+a node does (see bistro-worker --help), so the easiest place for it is a node's pod:
+  kubectl exec validator-validator-0 -- bistro-worker runs miners
+  kubectl exec validator-validator-0 -- bistro-worker runs miners --format csv > miners.csv
+  kubectl exec validator-validator-0 -- bistro-worker runs scores --window 41 --format json
+  kubectl exec validator-validator-0 -- bistro-worker explain --hotkey 5F.. --recompute 41
+  bistro-worker fetch --hotkey 5F.. --to model.safetensors";
+
 const PREPARE_HELP: &str = "\
 Formats, by the end of a file's name:
   .jsonl .jsonl.gz .jsonl.zst   a document a line: the text in --text-field
@@ -124,21 +148,24 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> Result<(), Failure> {
     let role = match command {
         Command::Dataset(Dataset::Prepare(arguments)) => {
-            let stop = CancellationToken::new();
-            stop_on_signals(stop.clone())?;
+            let stop = stopped_by_signals()?;
             return dataset::prepare(*arguments, stop).await;
         }
+        Command::Runs(what) => return look::runs(what, stopped_by_signals()?).await,
+        Command::Fetch(what) => return look::fetch(what, stopped_by_signals()?).await,
+        Command::Explain(what) => return look::explain(what, stopped_by_signals()?).await,
         Command::Miner => Role::Miner,
         Command::Validator => Role::Validator,
         Command::Averager => Role::Averager,
     };
     let environment = Environment::from_variables()?;
-    let stop = CancellationToken::new();
-    stop_on_signals(stop.clone())?;
-    roles::run(role, environment, stop).await
+    roles::run(role, environment, stopped_by_signals()?).await
 }
 
-fn stop_on_signals(stop: CancellationToken) -> Result<(), Failure> {
+/// Cancelled when the process is asked to stop.
+fn stopped_by_signals() -> Result<CancellationToken, Failure> {
+    let stopped = CancellationToken::new();
+    let stop = stopped.clone();
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::permanent)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::permanent)?;
     tokio::spawn(async move {
@@ -149,5 +176,5 @@ fn stop_on_signals(stop: CancellationToken) -> Result<(), Failure> {
         tracing::info!("asked to stop: finishing what is under way");
         stop.cancel();
     });
-    Ok(())
+    Ok(stopped)
 }

@@ -15,7 +15,7 @@ use futures::{StreamExt, stream};
 
 use crate::{
     bucket::{self, Object},
-    facts::Facts,
+    facts::{Facts, Models},
     failure::Failure,
     node::Node,
 };
@@ -33,6 +33,8 @@ pub struct Work {
     pub outcome: Result<Tensors, Verdict>,
     /// What it committed to, if that commit was valid.
     pub commit: Option<Commit>,
+    /// Of a whole model: the block since which its hotkey has been committed to it.
+    pub since: Option<u64>,
 }
 
 impl Work {
@@ -53,6 +55,8 @@ pub struct Collected {
     pub works: Vec<Work>,
     /// Lower median of the norms of what passed all other checks.
     pub median_norm: Option<f64>,
+    /// The entries that were published.
+    pub slice: Slice,
 }
 
 /// Collects the work of `facts.window`, whose uploads are closed. `base` is the base before it. `None`: the chain forgot
@@ -66,29 +70,40 @@ pub async fn collect(
     let window = facts.window;
     let shape = node.work_shape(&base.parameters);
     let slice = node.slice(window, &base.parameters).await?;
-    let Some(rules) = rules(node, window, base_digest, &shape).await? else { return Ok(None) };
+    let Some(models) = models(node, window).await? else { return Ok(None) };
+    let Some(rules) = rules(node, window, base_digest, &shape, models.as_ref()).await? else { return Ok(None) };
     // An upload of the last tolerated second must be visible before anybody looks.
     node.bucket_shows_ms(node.clock.upload_opens_ms(rules.uploads_close_ms)).await?;
     let works = stream::iter(facts.neurons.iter().copied())
         .map(|(uid, hotkey)| work_of(node, &rules, (&slice, base), uid, hotkey));
     let works: Vec<Result<Work, Failure>> = works.buffered(CONCURRENCY).collect().await;
     let mut works = works.into_iter().collect::<Result<Vec<_>, _>>()?;
-    let median_norm = judge_norms(&mut works);
+    // Nothing is gained by the size of a whole model.
+    let median_norm = if node.mechanism().has_common_base() { judge_norms(&mut works) } else { None };
     for work in &works {
         if work.verdict() != Verdict::NoCommit {
             tracing::info!(window, uid = work.uid, verdict = %work.verdict(), "checked");
         }
     }
-    Ok(Some(Collected { works, median_norm }))
+    Ok(Some(Collected { works, median_norm, slice }))
 }
 
-/// The facts that the work of `window` is checked against, once its uploads are closed; `shape` is that of the work.
-/// `None`: the chain forgot when its deadlines were.
+/// Who is committed to which model in `window`, for mechanisms where miners publish models. `None`: the chain forgot it.
+pub async fn models(node: &Node, window: u64) -> Result<Option<Option<Models>>, Failure> {
+    if node.mechanism().has_common_base() {
+        return Ok(Some(None));
+    }
+    Ok(node.models(window).await?.map(Some))
+}
+
+/// The facts that the work of `window` is checked against, once its uploads are closed; `shape` is that of the work and
+/// `models` what [`models`] gave. `None`: the chain forgot when its deadlines were.
 pub async fn rules<'a>(
     node: &'a Node,
     window: u64,
     base: [u8; 32],
     shape: &'a [(String, Vec<usize>)],
+    models: Option<&'a Models>,
 ) -> Result<Option<Rules<'a>>, Failure> {
     let Some(deadlines) = node.deadlines(window).await? else { return Ok(None) };
     Ok(Some(Rules {
@@ -100,6 +115,7 @@ pub async fn rules<'a>(
         shape,
         commits_close_ms: deadlines.commits_close_ms,
         uploads_close_ms: deadlines.uploads_close_ms,
+        models,
     }))
 }
 
@@ -112,7 +128,7 @@ pub async fn work_of(
     uid: u16,
     hotkey: Hotkey,
 ) -> Result<Work, Failure> {
-    let reject = |verdict, commit| Ok(Work { uid, hotkey, outcome: Err(verdict), commit });
+    let reject = |verdict, commit| Ok(Work { uid, hotkey, outcome: Err(verdict), commit, since: None });
     let key = node.key(&hotkey, rules.window, Kind::Commit);
     let check = |found: Option<(&[u8], i64)>| rules.commit(&hotkey, true, found);
     // Larger than any commit: whatever it is, it is late or unreadable, in this order.
@@ -121,6 +137,10 @@ pub async fn work_of(
     let commit = match commit.await?.unwrap_or_else(|| check(None)) {
         Ok(commit) => commit,
         Err(verdict) => return reject(verdict, None),
+    };
+    let (rules, since) = match rules.of_model(&hotkey, &commit) {
+        Ok(found) => found,
+        Err(verdict) => return reject(verdict, Some(commit)),
     };
     let key = node.key(&hotkey, rules.window, rules.kind);
     let stored = node.bucket.head(&key).await?.map(|h| Stored { size: h.size, last_modified: h.last_modified });
@@ -135,7 +155,7 @@ pub async fn work_of(
         _ => Err(Verdict::NotFinite),
     };
     let outcome = outcome.unwrap_or(Err(Verdict::NoArtifact)).and_then(effect);
-    Ok(Work { uid, hotkey, outcome, commit: Some(commit) })
+    Ok(Work { uid, hotkey, outcome, commit: Some(commit), since })
 }
 
 /// Reads and checks an object of at most `most` bytes; `None` where there is none.

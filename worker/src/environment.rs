@@ -7,6 +7,7 @@ use bistro_api::{
     digest::run_digest,
     mechanism::Averaging,
     run::{From, MergeRule},
+    settings::StartFrom,
 };
 use bistro_protocol::{clock::Clock, mechanism::Mechanism};
 
@@ -76,15 +77,16 @@ fn check(settings: &Settings) -> Result<(), String> {
         ));
     }
     check_mechanism(run)?;
+    check_start(settings)?;
     let MergeRule { mean, trimmed_mean, median } = &run.merge.rule;
-    if [mean.is_some(), trimmed_mean.is_some(), median.is_some()].iter().filter(|named| **named).count() != 1 {
+    if !exactly_one(&[mean.is_some(), trimmed_mean.is_some(), median.is_some()]) {
         return Err("run.merge.rule: name exactly one rule: mean, trimmedMean or median".into());
     }
     if trimmed_mean.as_ref().is_some_and(|t| !(0.0..0.5).contains(&t.fraction.value())) {
         return Err("run.merge.rule.trimmedMean.fraction: must be at least 0 and below 0.5".into());
     }
     let From { seed, run: earlier, checkpoint } = &run.from;
-    if [seed.is_some(), earlier.is_some(), checkpoint.is_some()].iter().filter(|named| **named).count() != 1 {
+    if !exactly_one(&[seed.is_some(), earlier.is_some(), checkpoint.is_some()]) {
         return Err("run.from: name exactly one of seed, run, checkpoint".into());
     }
     if earlier.is_some_and(|earlier| earlier >= run.id) {
@@ -103,10 +105,22 @@ fn check(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
+fn check_start(settings: &Settings) -> Result<(), String> {
+    let StartFrom { base, best, hotkey, checkpoint } = &settings.start_from;
+    if !exactly_one(&[base.is_some(), best.is_some(), hotkey.is_some(), checkpoint.is_some()]) {
+        return Err("startFrom: name exactly one of base, best, hotkey, checkpoint".into());
+    }
+    if base.is_none() && settings.run.mechanism.loss_wins.is_none() {
+        return Err("startFrom: this subnet has one base for all; remove it, or use the mechanism lossWins".into());
+    }
+    Ok(())
+}
+
 fn check_mechanism(run: &Run) -> Result<(), String> {
     let Some(mechanism) = Mechanism::of(&run.mechanism) else {
         return Err(
-            "run.mechanism: name exactly one mechanism: cosine, gradientDifference, taylor or lossReduction".into()
+            "run.mechanism: name exactly one mechanism: cosine, gradientDifference, taylor, lossReduction or lossWins"
+                .into(),
         );
     };
     Recipe::new(&run.training).map_err(|e| format!("run.{e}"))?;
@@ -136,10 +150,24 @@ fn check_mechanism(run: &Run) -> Result<(), String> {
         Mechanism::Taylor(settings) if !(1..=2).contains(&settings.order) => {
             Err("run.mechanism.taylor.order: must be 1 or 2".into())
         }
+        Mechanism::LossWins(settings) => {
+            let (floor, epsilon) = (settings.floor.value(), settings.epsilon.value());
+            match () {
+                () if !above_zero(&settings.floor) => {
+                    Err("run.mechanism.lossWins.floor: must be above 0; 0.001 is usual".into())
+                }
+                () if !(floor..1.0).contains(&epsilon) => {
+                    Err("run.mechanism.lossWins.epsilon: must be at least floor and below 1; 0.005 is usual".into())
+                }
+                () if settings.test_pages == 0 || settings.decay_blocks == 0 => {
+                    Err("run.mechanism.lossWins: testPages and decayBlocks must be at least 1".into())
+                }
+                () => Ok(()),
+            }
+        }
         Mechanism::LossReduction(settings) => {
             let Averaging { uniform, score_weighted, parameterized } = &settings.averaging;
-            let named = [uniform.is_some(), score_weighted.is_some(), parameterized.is_some()];
-            if named.iter().filter(|named| **named).count() != 1 {
+            if !exactly_one(&[uniform.is_some(), score_weighted.is_some(), parameterized.is_some()]) {
                 return Err(
                     "run.mechanism.lossReduction.averaging: name exactly one of uniform, scoreWeighted, parameterized"
                         .into(),
@@ -163,6 +191,10 @@ fn check_mechanism(run: &Run) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+fn exactly_one(named: &[bool]) -> bool {
+    named.iter().filter(|named| **named).count() == 1
 }
 
 fn above_zero(decimal: &Decimal) -> bool {
@@ -237,6 +269,10 @@ mod tests {
             (json!({ "lossReduction": { "averaging": {} } }), &two, &mean, "averaging"),
             (json!({ "lossReduction": {} }), &two, &json!({ "rule": { "median": {} } }), "merge.rule"),
             (json!({ "lossReduction": { "testPages": 0 } }), &two, &mean, "testPages"),
+            (json!({ "lossWins": { "testPages": 0 } }), &two, &mean, "testPages"),
+            (json!({ "lossWins": { "floor": "0" } }), &two, &mean, "lossWins.floor"),
+            (json!({ "lossWins": { "epsilon": "1e-4" } }), &two, &mean, "lossWins.epsilon"),
+            (json!({ "lossWins": { "epsilon": "1" } }), &two, &mean, "lossWins.epsilon"),
             (json!({ "gradientDifference": {} }), &betas("0.99999999"), &mean, "betas"),
             (json!({ "gradientDifference": {} }), &betas("1"), &mean, "betas"),
             (parameterized(json!({ "steps": 0 })), &two, &mean, "steps"),
@@ -250,6 +286,7 @@ mod tests {
             (json!({ "gradientDifference": {} }), &one),
             (json!({ "taylor": { "order": 2, "formula": "published" } }), &two),
             (json!({ "lossReduction": {} }), &two),
+            (json!({ "lossWins": {} }), &two),
         ] {
             assert_eq!(complaint(mechanism, training.clone(), mean.clone()), None);
         }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use bistro_protocol::{hotkey::Hotkey, object::Hex32};
+use bistro_protocol::{hotkey::Hotkey, mechanism::loss_wins::Commitment, object::Hex32};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{chain, failure::Failure, node::Node};
@@ -41,6 +41,17 @@ pub struct Deadlines {
     pub commits_close_ms: u64,
     /// Of artifacts.
     pub uploads_close_ms: u64,
+}
+
+/// Who is committed to which model, and since which block.
+pub type Models = BTreeMap<Hotkey, (Commitment, u64)>;
+
+/// The same on disk.
+#[derive(Serialize, Deserialize)]
+struct Committed {
+    /// Hash of the block as of which it was read.
+    block: Hex32,
+    rows: Vec<(Hotkey, u64, Vec<u8>)>,
 }
 
 impl Facts {
@@ -122,6 +133,28 @@ impl Node {
         let Some(deadlines) = unless_forgotten(read.await)? else { return Ok(None) };
         self.state.write_json(&file("deadlines", window), &deadlines)?;
         Ok(Some(deadlines))
+    }
+
+    /// Who was committed to which model when the commits of `window` closed, like [`Node::facts`]: one commitment each.
+    pub async fn models(&self, window: u64) -> Result<Option<Models>, Failure> {
+        let block = self.block_hash(self.clock.commits_close(window)).await?;
+        let noted = self.noted::<Committed>("models", window)?.filter(|m| m.block.0 == block);
+        let committed = match noted {
+            Some(committed) => committed,
+            None => {
+                let read = self.chain.commitments(self.settings.netuid, block).await;
+                let Some(rows) = unless_forgotten(read)? else { return Ok(None) };
+                let rows = rows.into_iter().map(|row| (Hotkey(row.hotkey), row.block, row.bytes)).collect();
+                let committed = Committed { block: Hex32(block), rows };
+                self.state.write_json(&file("models", window), &committed)?;
+                committed
+            }
+        };
+        let models = committed.rows.into_iter().filter_map(|(hotkey, since, bytes)| {
+            let commitment = Commitment::from_bytes(&bytes)?;
+            (commitment.run == self.agreement.run).then_some((hotkey, (commitment, since)))
+        });
+        Ok(Some(models.collect()))
     }
 
     fn noted<T: DeserializeOwned>(&self, kind: &str, window: u64) -> Result<Option<T>, Failure> {

@@ -9,7 +9,7 @@ use bistro_api::status::{Phase, WindowRecord};
 use bistro_protocol::{
     artifact,
     base::Base,
-    check::Commit,
+    check::{Commit, Verdict},
     hotkey::Hotkey,
     manifest::{MAX_MANIFEST, Manifest, ManifestError},
     mechanism::Mechanism,
@@ -96,10 +96,30 @@ impl Follower {
         Ok(Some(follower))
     }
 
+    /// The place before `window`, in the past: from the newest snapshot before it on, or from the first base of the run.
+    /// Only what the bucket still has can be followed.
+    pub async fn reach(node: &Node, window: u64) -> Result<Self, Failure> {
+        let start = node.settings.run.start_window;
+        if !(start..=node.clock.window_of(node.head().number)).contains(&window) {
+            return Err(Failure::Permanent(format!("the run has no window {window} yet, or had none")));
+        }
+        let mut follower = match snapshot::before(node, window).await? {
+            Some(Snapshot { window, previous, base, digest }) => Self { base, digest, window, previous, ahead: None },
+            None => {
+                let base = origin::first_base(node).await?;
+                Self { digest: base.digest(), base, window: start, previous: [0; 32], ahead: None }
+            }
+        };
+        while follower.window < window {
+            follower.follow(node).await?;
+        }
+        Ok(follower)
+    }
+
     /// The start of a window for a node that does not train: shows the base's loss unless it is an old one, and reads
     /// the facts at once, since the chain forgets the state of a window's first block.
     pub async fn begin(&self, node: &Node) -> Result<Option<Facts>, Failure> {
-        if behind(node, self.window) == 0 {
+        if behind(node, self.window) == 0 && node.mechanism().has_common_base() {
             self.measure(node).await?;
         }
         node.telemetry.phase(Phase::Waiting);
@@ -151,25 +171,33 @@ impl Follower {
         if behind(node, self.window) < 2 || self.window.is_multiple_of(REPLAYED) {
             node.state.save_base(&self.saved())?;
         }
+        // Where nothing is merged, whoever has a sound model takes part.
+        let admitted = match node.mechanism().has_common_base() {
+            true => manifest.admitted.len(),
+            false => manifest.neurons.iter().filter(|entry| entry.verdict == Verdict::Accepted).count(),
+        };
         node.telemetry.status.update(|status| {
             let record = status.history.iter_mut().find(|r| r.window == window);
             if let Some(record) = record {
-                record.admitted = manifest.admitted.len() as u32;
+                record.admitted = admitted as u32;
             }
         });
         self.show(node, None);
-        tracing::info!(window, admitted = manifest.admitted.len(), base = %hex::encode(&self.digest[..6]), "followed");
+        tracing::info!(window, admitted, base = %hex::encode(&self.digest[..6]), "followed");
         Ok(Followed { window, manifest })
     }
 
     /// Measures the base on the held-out pages and shows it.
     pub async fn measure(&self, node: &Node) -> Result<f64, Failure> {
-        let sequences = node.sequences(&node.pages.displayed()).await?;
-        let base = self.base.parameters.clone();
-        let loss = node.compute(move |engine| engine.loss(&base, &sequences)).await?;
+        let loss = node.displayed_loss(self.base.parameters.clone()).await?;
+        self.show_loss(node, loss);
+        Ok(loss)
+    }
+
+    /// Shows the loss of this window's base, or of the model that this node has instead of it.
+    pub fn show_loss(&self, node: &Node, loss: f64) {
         node.telemetry.metrics.loss.set(loss);
         self.show(node, Some(loss));
-        Ok(loss)
     }
 
     /// Puts the base before this window into status and history.

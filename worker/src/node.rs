@@ -26,6 +26,7 @@ use crate::{
     engine::Engine,
     environment::Environment,
     failure::Failure,
+    mechanism::loss_or_infinity,
     roles::Shown,
     state::State,
     telemetry::Telemetry,
@@ -149,7 +150,8 @@ impl Node {
         }
     }
 
-    /// Runs `work` with the engine on a thread that may block.
+    /// Runs `work` with the engine on a thread that may block. Work that was cancelled means that this node stops; whoever
+    /// cancels for another reason answers for it in `work`.
     pub async fn compute<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Engine) -> Result<T, crate::engine::Error> + Send + 'static,
@@ -158,7 +160,10 @@ impl Node {
         // The engine's buffers are overwritten by every call: a panic in one leaves nothing that matters.
         let run = move || work(&mut engine.lock().unwrap_or_else(PoisonError::into_inner));
         let result = tokio::task::spawn_blocking(run).await;
-        result.map_err(|e| Failure::Permanent(format!("the engine panicked: {e}")))?.map_err(Failure::permanent)
+        result.map_err(|e| Failure::Permanent(format!("the engine panicked: {e}")))?.map_err(|error| match error {
+            crate::engine::Error::Cancelled => Failure::Stopped,
+            error => Failure::permanent(error),
+        })
     }
 
     /// The sequences of these pages, one after the other.
@@ -168,6 +173,12 @@ impl Node {
             sequences.extend(self.dataset.page(&self.pages, *page).await?);
         }
         Ok(sequences)
+    }
+
+    /// Loss of parameters on the held-out pages that everybody shows, in nats per token; infinite where they do not compute.
+    pub async fn displayed_loss(&self, parameters: Tensors) -> Result<f64, Failure> {
+        let sequences = self.sequences(&self.pages.displayed()).await?;
+        self.compute(move |engine| loss_or_infinity(engine, &parameters, &sequences)).await
     }
 
     /// The entries that window `window` publishes.
@@ -189,6 +200,9 @@ impl Node {
 
     /// Names and shapes of a miner's work.
     pub fn work_shape(&self, schema: &Tensors) -> Vec<(String, Vec<usize>)> {
+        if !self.mechanism().has_common_base() {
+            return schema.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+        }
         slice::shape(schema, self.mechanism().slice_ratio())
     }
 

@@ -25,7 +25,7 @@ pub async fn first_base(node: &Node) -> Result<Base, Failure> {
             node.compute(move |engine| engine.initial(seed)).await?
         }
         (None, Some(run), _) => inherited(node, *run).await?,
-        (None, None, Some(key)) => read_checkpoint(node, key).await?,
+        (None, None, Some(key)) => read_checkpoint(node, "run.from.checkpoint", key).await?,
         (None, None, None) => {
             return Err(Failure::Permanent("run.from: name one of seed, run, checkpoint".into()));
         }
@@ -112,14 +112,15 @@ fn from_safetensors(bytes: &[u8]) -> Option<Tensors> {
     Tensors::new(tensors.collect::<Option<_>>()?).ok()
 }
 
-/// A base by its key: one of our own snapshots or any plain safetensors file in F32.
-async fn read_checkpoint(node: &Node, key: &str) -> Result<Tensors, Failure> {
+/// Parameters by their key, which `field` names: of one of our own snapshots or models, or any plain safetensors file in
+/// F32.
+pub async fn read_checkpoint(node: &Node, field: &str, key: &str) -> Result<Tensors, Failure> {
     // Parameters with a mechanism's state, and room for the longer headers of other writers.
     let most = 5 * artifact::max_bytes(&node.shape);
     let found = node.bucket.get(key, most).await.map_err(Failure::from)?;
-    let found = found.ok_or_else(|| Failure::Transient(format!("run.from.checkpoint: {key} is not in the bucket")))?;
+    let found = found.ok_or_else(|| Failure::Transient(format!("{field}: {key} is not in the bucket")))?;
     let base = from_safetensors(&found.bytes)
-        .ok_or_else(|| Failure::Permanent(format!("run.from.checkpoint: {key} is no safetensors file in F32")))?;
+        .ok_or_else(|| Failure::Permanent(format!("{field}: {key} is no safetensors file in F32")))?;
     let base = Base::from_tensors(base).parameters;
     fits(node, &base, key)?;
     tracing::info!(key, digest = %Hex32(base.digest()), "starts from a checkpoint");

@@ -33,8 +33,16 @@ pub fn is_due(node: &Node, window: u64) -> bool {
 
 /// The newest snapshot after window `after` that the manifest before it vouches for.
 pub async fn newest(node: &Node, after: u64) -> Result<Option<Snapshot>, Failure> {
-    let present = node.clock.window_of(node.head().number);
-    let mut window = present - present % every(node);
+    between(node, after, node.clock.window_of(node.head().number)).await
+}
+
+/// The newest snapshot up to window `last`.
+pub async fn before(node: &Node, last: u64) -> Result<Option<Snapshot>, Failure> {
+    between(node, node.settings.run.start_window, last).await
+}
+
+async fn between(node: &Node, after: u64, last: u64) -> Result<Option<Snapshot>, Failure> {
+    let mut window = last - last % every(node);
     while window > after {
         if let Some(found) = at(node, window).await? {
             return Ok(Some(found));
@@ -90,22 +98,23 @@ pub async fn publish(node: &Node, window: u64, base: &Base, digest: [u8; 32]) ->
 
 /// Deletes what this hotkey published for windows that are two snapshots old, when a new snapshot is due at `window`.
 /// Manifests and aggregates live until the third snapshot after them, so that whoever takes an older one gets on.
-pub async fn sweep(node: &Node, window: u64) {
+/// What belongs to the windows `kept` stays: models that are still somebody's best.
+pub async fn sweep(node: &Node, window: u64, kept: &[u64]) {
     let Some(before) = window.checked_sub(2 * every(node)).filter(|b| *b > 0 && window.is_multiple_of(every(node)))
     else {
         return;
     };
     // Nothing depends on it: who may not list or delete only pays for more storage.
-    if let Err(error) = delete_before(node, before).await {
+    if let Err(error) = delete_before(node, before, kept).await {
         tracing::debug!(%error, "old objects stay in the bucket until the next sweep");
     }
 }
 
-async fn delete_before(node: &Node, before: u64) -> Result<(), crate::bucket::Error> {
+async fn delete_before(node: &Node, before: u64, kept: &[u64]) -> Result<(), crate::bucket::Error> {
     let folder = node.agreement.folder(&node.hotkey);
     for (key, _) in node.bucket.list(&folder, SWEEP).await? {
         let window = key.strip_prefix(&folder).and_then(|rest| rest.split_once('/')?.0.parse::<u64>().ok());
-        if window.is_some_and(|w| w < before) {
+        if window.is_some_and(|w| w < before && !kept.contains(&w)) {
             node.bucket.delete(&key).await?;
         }
     }

@@ -4,6 +4,7 @@ use bistro_api::{
     Node, Role, Settings, Subnet,
     pod::Pod,
     run::MIN_PHASE_BLOCKS,
+    settings::StartFrom,
     workload::{Gpu, NVIDIA_GPU, Storage, Workload},
 };
 use k8s_openapi::{
@@ -88,7 +89,8 @@ pub fn validate<K: Node>(resource: &K, subnet: &Subnet, environment: &Environmen
     let gpu = gpu.unwrap_or_else(default_gpu);
     check_gpu(&gpu, &resources)?;
     check_metadata(&pod)?;
-    let settings = settings(&namespace, &resource.name_any(), subnet, wallet.dev)?;
+    let mut settings = settings(&namespace, &resource.name_any(), subnet, wallet.dev)?;
+    settings.start_from = checked_start(resource.start_from(), &settings)?;
     let validated = Validated {
         role: K::ROLE,
         name: resource.name_any(),
@@ -178,5 +180,15 @@ fn settings(namespace: &str, name: &str, subnet: &Subnet, dev_wallet: bool) -> R
         scoring: spec.scoring,
         averagers: spec.averagers,
         dev_wallet,
+        start_from: StartFrom::default(),
     })
+}
+
+/// Miners that share a base have no choice where they start from.
+fn checked_start(start_from: StartFrom, settings: &Settings) -> Result<StartFrom, Invalid> {
+    if start_from.is_base() || settings.run.mechanism.loss_wins.is_some() {
+        return Ok(start_from);
+    }
+    let message = format!("Subnet {} has one base for all: remove it, or use the mechanism lossWins", settings.subnet);
+    Err(Invalid::new("spec.startFrom", message))
 }

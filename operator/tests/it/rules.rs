@@ -111,6 +111,10 @@ fn mechanisms_fit_the_rest_of_the_run() {
     refused(&mechanism(json!({"gradientDifference": {}})), "spec.run", "set training.innerSteps to 1");
     accepted(&mechanism(json!({"taylor": {"order": 2, "formula": "published"}})));
     refused(&mechanism(json!({"taylor": {"order": 3}})), "order", "above the maximum of 2");
+    accepted(&mechanism(json!({"lossWins": {"epsilon": "1e-2", "floor": "0.01"}})));
+    refused(&mechanism(json!({"lossWins": {"floor": "0"}})), "lossWins", "floor must be above 0");
+    refused(&mechanism(json!({"lossWins": {"epsilon": "0.0001"}})), "lossWins", "epsilon must be at least floor");
+    refused(&mechanism(json!({"lossWins": {"epsilon": "1.0"}})), "lossWins", "below 1");
     let weighed = mechanism(json!({"lossReduction": {}}));
     accepted(&weighed);
     refused(&with(weighed, "/spec/run/merge", json!({"rule": {"median": {}}})), "spec.run", "merge.rule must be mean");

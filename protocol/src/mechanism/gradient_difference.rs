@@ -22,20 +22,11 @@ use crate::{
 };
 
 /// Largest factor on the learning rate that slices are made up for with.
-const LARGEST_GAIN: u32 = 30;
+pub const LARGEST_GAIN: u32 = 30;
 /// Added to the root of the second moment.
 const EPSILON: f32 = 1e-8;
 /// The parts of the state: first and second moment, and the steps of each entry.
 const PARTS: [char; 3] = ['m', 't', 'v'];
-
-/// The factor on the learning rate.
-pub fn gain(settings: &GradientDifference) -> f32 {
-    match &settings.gain {
-        Some(gain) => gain.value_f32(),
-        // Below 2^24: exact.
-        None => settings.slice_ratio.clamp(1, LARGEST_GAIN) as f32,
-    }
-}
 
 /// Parameters before the first step: all moments and counters zero.
 pub fn first_base(parameters: Tensors) -> Base {

@@ -3,6 +3,7 @@
 pub mod cosine;
 pub mod gradient_difference;
 pub mod loss_reduction;
+pub mod loss_wins;
 pub mod taylor;
 
 use bistro_api::{
@@ -28,17 +29,20 @@ pub enum Mechanism<'a> {
     Taylor(&'a settings::Taylor),
     /// [`loss_reduction`]
     LossReduction(&'a settings::LossReduction),
+    /// [`loss_wins`]
+    LossWins(&'a settings::LossWins),
 }
 
 impl<'a> Mechanism<'a> {
     /// The one member; `None` if there is none or more than one.
     pub fn of(mechanism: &'a settings::Mechanism) -> Option<Self> {
-        let settings::Mechanism { cosine, gradient_difference, taylor, loss_reduction } = mechanism;
-        match (cosine, gradient_difference, taylor, loss_reduction) {
-            (Some(settings), None, None, None) => Some(Self::Cosine(settings)),
-            (None, Some(settings), None, None) => Some(Self::GradientDifference(settings)),
-            (None, None, Some(settings), None) => Some(Self::Taylor(settings)),
-            (None, None, None, Some(settings)) => Some(Self::LossReduction(settings)),
+        let settings::Mechanism { cosine, gradient_difference, taylor, loss_reduction, loss_wins } = mechanism;
+        match (cosine, gradient_difference, taylor, loss_reduction, loss_wins) {
+            (Some(settings), None, None, None, None) => Some(Self::Cosine(settings)),
+            (None, Some(settings), None, None, None) => Some(Self::GradientDifference(settings)),
+            (None, None, Some(settings), None, None) => Some(Self::Taylor(settings)),
+            (None, None, None, Some(settings), None) => Some(Self::LossReduction(settings)),
+            (None, None, None, None, Some(settings)) => Some(Self::LossWins(settings)),
             _ => None,
         }
     }
@@ -50,6 +54,7 @@ impl<'a> Mechanism<'a> {
             Self::GradientDifference(_) => "gradientDifference",
             Self::Taylor(_) => "taylor",
             Self::LossReduction(_) => "lossReduction",
+            Self::LossWins(_) => "lossWins",
         }
     }
 
@@ -59,12 +64,19 @@ impl<'a> Mechanism<'a> {
             Self::Cosine(_) | Self::LossReduction(_) => Kind::Delta,
             Self::GradientDifference(_) => Kind::Gradient,
             Self::Taylor(_) => Kind::Weights,
+            Self::LossWins(_) => Kind::Model,
         }
     }
 
-    /// Whether miners train: then work can be recomputed where moments are fresh.
+    /// Whether miners train, instead of taking a gradient at the base.
     pub fn trains(self) -> bool {
         !matches!(self, Self::GradientDifference(_))
+    }
+
+    /// Whether all miners start each window from the same base, and their work is merged into the next one. Where they do
+    /// not, the base of the run stays what it was, and who is paid has a model of its own.
+    pub fn has_common_base(self) -> bool {
+        !matches!(self, Self::LossWins(_))
     }
 
     /// A miner publishes one entry in so many.
@@ -74,19 +86,22 @@ impl<'a> Mechanism<'a> {
             Self::GradientDifference(settings) => settings.slice_ratio,
             Self::Taylor(settings) => settings.slice_ratio,
             Self::LossReduction(settings) => settings.slice_ratio,
+            Self::LossWins(_) => 1,
         }
     }
 
     /// The factor on merged work: the run's outer learning rate times the gain that makes up for what was not published.
     pub fn factor(self, training: &Training) -> f32 {
-        let gain = |gain: &Option<_>| slice_gain(gain.as_ref(), self.slice_ratio(), training.inner_steps);
-        training.outer_learning_rate.value_f32()
-            * match self {
-                Self::Cosine(settings) => gain(&settings.gain),
-                Self::Taylor(settings) => gain(&settings.gain),
-                Self::LossReduction(settings) => gain(&settings.gain),
-                Self::GradientDifference(settings) => gradient_difference::gain(settings),
-            }
+        // Measured pairs of ratio and steps are fitted by min(c, 300 / H).
+        let by_steps = 300 / training.inner_steps.max(1);
+        let (gain, most) = match self {
+            Self::Cosine(settings) => (&settings.gain, by_steps),
+            Self::Taylor(settings) => (&settings.gain, by_steps),
+            Self::LossReduction(settings) => (&settings.gain, by_steps),
+            Self::GradientDifference(settings) => (&settings.gain, gradient_difference::LARGEST_GAIN),
+            Self::LossWins(_) => (&None, by_steps),
+        };
+        training.outer_learning_rate.value_f32() * slice_gain(gain.as_ref(), self.slice_ratio(), most)
     }
 
     /// A base of these parameters before anything was merged into it.
@@ -111,6 +126,7 @@ impl<'a> Mechanism<'a> {
         match self {
             Self::Cosine(_) | Self::LossReduction(_) => slice.gather(&computed.minus(&base.parameters)),
             Self::GradientDifference(_) | Self::Taylor(_) => slice.gather(computed),
+            Self::LossWins(_) => computed.clone(),
         }
     }
 

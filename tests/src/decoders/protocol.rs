@@ -128,6 +128,8 @@ fn scored() -> Vec<Vec<u8>> {
         loss: Some(Bits64(2.5)),
         raw: raw.map(Bits64),
         gate: raw.map(|_| Bits64(0.5)),
+        losses: vec![Bits64(2.0), Bits64(f64::INFINITY)],
+        since: Some(9),
     };
     let entry = |uid, drawn: Option<Evaluation>| record::Entry {
         uid,
@@ -142,11 +144,13 @@ fn scored() -> Vec<Vec<u8>> {
         end: Hex32([5; 32]),
         base: Hex32([6; 32]),
         evaluations: 8,
+        leaders: false,
         moving_average: Bits64(0.9),
         power: Bits64(3.0),
         scale: Some(Bits64(0.5)),
         weights_block: Some(77),
         miners: vec![entry(0, Some(evaluation(Some(0.25)))), entry(1, Some(evaluation(None)))],
+        former: vec![record::Former { uid: 0, window: 3, since: 99, until: 120, losses: vec![Bits64(2.0)] }],
     };
     sealed(Kind::Scores, &scores.weighted())
 }
@@ -200,6 +204,7 @@ fn checked(bytes: &[u8]) -> bool {
         shape: &SHAPE,
         commits_close_ms: 0,
         uploads_close_ms: 0,
+        models: None,
     };
     let signer = if bytes.len().is_multiple_of(8) { alice() } else { Hotkey(BASE) };
     rules.artifact(&signer, &Commit::of(bytes), bytes).is_ok()

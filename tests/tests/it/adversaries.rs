@@ -3,7 +3,7 @@
 use bistro_api::run::InnerOptimizer;
 use bistro_protocol::{check::Verdict, mechanism::cosine::RECOMPUTED};
 use bistro_tests::{
-    arena::{Arena, Played},
+    arena::Arena,
     cheat::Cheat,
     judge::{Figures, Judge, audit_cosine},
     runs::{Knobs, small, smallest},
@@ -25,17 +25,6 @@ fn check_honest(judge: &Judge) {
     }
 }
 
-/// Plays so many windows, all scored, and shows each to `look`.
-fn play(arena: &mut Arena<'_>, evaluations: u32, windows: u64, mut look: impl FnMut(&mut Arena<'_>, &Played)) -> Judge {
-    let mut judge = Judge::new(evaluations);
-    for _ in 0..windows {
-        let played = arena.play();
-        judge.score(arena, &played);
-        look(arena, &played);
-    }
-    judge
-}
-
 /// Whoever does no work of its own earns next to nothing, and nobody honest is hurt.
 #[test]
 fn work_that_was_not_done_is_not_paid() {
@@ -43,7 +32,7 @@ fn work_that_was_not_done_is_not_paid() {
     let knobs = Knobs { ratio: 10, ..Knobs::default() };
     let cheats: Vec<Cheat> = Cheat::ALL.into_iter().filter(|c| c.does_no_work()).collect();
     let mut arena = Arena::new(&text, smallest(knobs), HONEST, &cheats);
-    let judge = play(&mut arena, 256, 20, |_, _| ());
+    let judge = Judge::watching(&mut arena, 256, 20, |_, _| ());
     check_honest(&judge);
     for (uid, cheat) in arena.cheats() {
         let figures = judge.figures(HONEST, uid);
@@ -57,7 +46,7 @@ fn work_that_breaks_a_rule_is_rejected() {
     let text = Text::generated(1 << 20);
     let cheats = [Cheat::Shout, Cheat::NotANumber, Cheat::Partial];
     let mut arena = Arena::new(&text, smallest(Knobs::default()), 3, &cheats);
-    let judge = play(&mut arena, 256, 2, |_, _| ());
+    let judge = Judge::watching(&mut arena, 256, 2, |_, _| ());
     let verdicts: Vec<Verdict> = (3..6).map(|uid| judge.figures(3, uid).verdict).collect();
     assert_eq!(verdicts, [Verdict::Norm, Verdict::NotFinite, Verdict::WrongSchema]);
 }
@@ -95,7 +84,7 @@ fn bench_adversaries() {
         let everybody = HONEST + Cheat::ALL.len();
         // By uid: the smallest cosine of an honest audit, the largest of a cheat's.
         let mut audits: Vec<f64> = (0..everybody).map(|uid| if uid < HONEST { 1.0 } else { -1.0 }).collect();
-        let judge = play(&mut arena, evaluations, windows, |arena, played| {
+        let judge = Judge::watching(&mut arena, evaluations, windows, |arena, played| {
             if optimizer == InnerOptimizer::Fresh && played.window % 5 == 4 {
                 for (uid, extreme) in audits.iter_mut().enumerate() {
                     let found = audit_cosine(arena, played, uid as u16);

@@ -75,8 +75,18 @@ fn left_out(run: &Run, played: &Played, pages: &dyn Fn(u16) -> Vec<Vec<u32>>) ->
     let accepted = Accepted::of(mechanism, &all);
     let candidates: Vec<_> = works.keys().map(|uid| Candidate { uid: *uid, own: pages(*uid) }).collect();
     let Played { base, slice, .. } = played;
-    let scene =
-        Scene { mechanism, training: &run.training, base, slice, works: &works, accepted: &accepted, test: &[] };
+    let scene = Scene {
+        mechanism,
+        training: &run.training,
+        base,
+        slice,
+        works: &works,
+        accepted: &accepted,
+        test: &[],
+        ages: BTreeMap::new(),
+        former: Vec::new(),
+        page_sequences: 1,
+    };
     let scored = score(&mut engine, &scene, &candidates, None, &CancellationToken::new()).expect("finite");
     let theta = |works: &[&Tensors]| {
         let mut theta = base.parameters.clone();

@@ -2,29 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use bistro_api::{NodeStatus, Role, mechanism::Mechanism, run::Training};
-use bistro_protocol::{
-    artifact,
-    check::Commit,
-    hotkey::Hotkey,
-    merge::mix,
-    object::{Agreement, Kind},
-    tensors::Tensors,
-};
-use serde::de::DeserializeOwned;
+use bistro_api::{NodeStatus, Role, run::Training};
+use bistro_protocol::{artifact, check::Commit, hotkey::Hotkey, merge::mix, object::Kind, tensors::Tensors};
 use serde_json::{Value, json};
 
 use crate::support::{Node, Subnet, digests};
-
-fn read<T: DeserializeOwned>(value: Value) -> T {
-    serde_json::from_value(value).expect("sound settings")
-}
 
 /// Two miners and two validators until a late miner has caught up from a snapshot: everybody holds the same bases, both
 /// validators come to the same scores, and both miners are paid.
 async fn turns(mechanism: Value, change: impl FnOnce(&mut Training)) -> (Subnet, Vec<Node>, u64) {
     let subnet = Subnet::start_with(|settings| {
-        settings.run.mechanism = read::<Mechanism>(mechanism);
+        settings.run.mechanism = serde_json::from_value(mechanism).expect("sound settings");
         settings.run.schedule.snapshot_windows = 2;
         change(&mut settings.run.training);
     })
@@ -84,7 +72,7 @@ async fn anybody_can_mix_what_an_averager_mixed() {
     let (agreement, averager) = (subnet.agreement(), subnet.wallet(Role::Averager, "averager"));
     let bucket = subnet.bucket(&averager).await;
     let read = async |hotkey: &Hotkey, window: u64, kind: Kind| -> Vec<u8> {
-        let key = Agreement::key(&agreement, hotkey, window, kind);
+        let key = agreement.key(hotkey, window, kind);
         bucket.get(&key, 1 << 26).await.expect("the bucket answers").expect("it is kept for two snapshots").bytes.into()
     };
     let window = last - 1;

@@ -10,6 +10,7 @@ use bistro_tests::{
     arena::Arena,
     cheat::Cheat,
     judge::{Figures, Judge},
+    league::{League, Player},
     plot::{Bar, bars},
     runs::{Knobs, small},
     text::Text,
@@ -44,11 +45,7 @@ fn knobs(mechanism: &str, ratio: u32) -> Knobs<'_> {
 /// Honest miners alone move the base; all cheats are watched beside them.
 fn shares(text: &Text, mechanism: &'static str, ratio: u32, windows: u64) -> Shares {
     let mut arena = Arena::new(text, small(knobs(mechanism, ratio)), HONEST, &Cheat::ALL);
-    let mut judge = Judge::new(256);
-    for _ in 0..windows {
-        let played = arena.play();
-        judge.score(&mut arena, &played);
-    }
+    let judge = Judge::watching(&mut arena, 256, windows, |_, _| ());
     let figures = |uid| judge.figures(HONEST, uid);
     let wronged = |uid: usize| {
         let records = judge.records().iter().enumerate();
@@ -67,11 +64,7 @@ fn shares(text: &Text, mechanism: &'static str, ratio: u32, windows: u64) -> Sha
 /// One operator registers ten keys, trains once, on pages of none of them, and publishes that under all.
 fn ten_keys(text: &Text, mechanism: &'static str, ratio: u32, windows: u64) -> f64 {
     let mut arena = Arena::new(text, small(knobs(mechanism, ratio)), HONEST, &[Cheat::OtherPages; 10]);
-    let mut judge = Judge::new(256);
-    for _ in 0..windows {
-        let played = arena.play();
-        judge.score(&mut arena, &played);
-    }
+    let judge = Judge::watching(&mut arena, 256, windows, |_, _| ());
     (HONEST..HONEST + 10).map(|uid| judge.figures(HONEST, uid).share).sum()
 }
 
@@ -102,6 +95,8 @@ fn print(shares: &Shares) {
     };
     shares.honest.iter().enumerate().for_each(|(uid, f)| line(&format!("honest-{uid}"), f));
     shares.cheats.iter().for_each(|(cheat, f)| line(&cheat.name(), f));
+    let separation = separation(shares).replace(", ", " p95=");
+    println!("BENCH simulate-separation mechanism={mechanism} median={separation}");
     println!(
         "BENCH simulate-end mechanism={mechanism} wronged={} ten_keys={:.4} loss={:.3}",
         shares.wronged, shares.ten_keys, shares.loss
@@ -136,6 +131,8 @@ fn table(all: &[Shares], losses: &[(&str, Vec<f64>)], windows: u64, text: &Text)
     }
     let ten_keys = all.iter().map(|s| format!("{:.3}", s.ten_keys)).collect::<Vec<_>>().join(" | ");
     out += &format!("| ten keys of one operator, all together | {ten_keys} |\n");
+    let separated = all.iter().map(|s| separation(s)).collect::<Vec<_>>().join(" | ");
+    out += &format!("| evaluations until separated, of those that earn at most 0.05: median, p95 | {separated} |\n");
     let wronged = all.iter().map(|s| s.wronged.to_string()).collect::<Vec<_>>().join(" | ");
     out += &format!("| honest evaluations gone wrong | {wronged} |\n");
     out += "\nLoss of the base after as many windows, ten miners, in nats per byte; whoever has weight is merged:\n\n\
@@ -147,6 +144,21 @@ fn table(all: &[Shares], losses: &[(&str, Vec<f64>)], windows: u64, text: &Text)
         out += &format!("| {name} | {cells} |\n");
     }
     out
+}
+
+/// Median and 95th percentile of the evaluations that it took to tell those cheats from the honest for good that copy, skip
+/// or fake work. A turncoat counts from its turn on.
+fn separation(shares: &Shares) -> String {
+    let evaluations = |(cheat, figures): &(Cheat, Figures)| {
+        let turned = if let Cheat::Turncoat(after) = cheat { *after as usize } else { 0 };
+        let accepted = figures.verdict == Verdict::Accepted && figures.share <= 0.05;
+        figures.detection.filter(|_| accepted).map(|windows| windows.saturating_sub(turned))
+    };
+    let mut found: Vec<usize> = shares.cheats.iter().filter_map(evaluations).collect();
+    found.sort_unstable();
+    let at = |share: f64| found.get((share * found.len().saturating_sub(1) as f64).ceil() as usize);
+    let shown = |found: Option<&usize>| found.map_or("-".to_owned(), ToString::to_string);
+    format!("{}, {}", shown(at(0.5)), shown(at(0.95)))
 }
 
 fn plot(shares: &Shares) -> String {
@@ -178,6 +190,71 @@ fn publish(docs: &Path, tables: &str, all: &[Shares]) {
     std::fs::write(page, text).expect("written");
 }
 
+/// Shares where there is no common base.
+struct LeagueShares {
+    players: Vec<Player>,
+    /// Mean share of all weights, by uid.
+    shares: Vec<f64>,
+    led: Vec<(u64, u64)>,
+    loss: f64,
+}
+
+fn league(text: &Text, players: Vec<Player>, windows: u64) -> LeagueShares {
+    let mut run = small(knobs("lossWins", 1));
+    // The margin falls to its floor within ten windows: farmers have something to wait for.
+    let mechanism = serde_json::json!({ "lossWins": { "testPages": 16, "decayBlocks": 400 } });
+    run.mechanism = serde_json::from_value(mechanism).expect("sound settings");
+    let mut league = League::new(text, run, &players);
+    for _ in 0..windows {
+        league.play();
+    }
+    let loss = league.loss();
+    LeagueShares { shares: league.shares(), led: league.led().to_vec(), players, loss }
+}
+
+impl LeagueShares {
+    /// Of an honest miner, who has this share of the weights on average.
+    fn honest(&self) -> f64 {
+        let honest = || self.players.iter().zip(&self.shares).filter(|(player, _)| **player == Player::Honest);
+        honest().map(|(_, share)| share).sum::<f64>() / honest().count().max(1) as f64
+    }
+
+    /// Windows that somebody led without being paid.
+    fn unpaid(&self) -> u64 {
+        self.led.iter().map(|(_, unpaid)| unpaid).sum()
+    }
+
+    fn print(&self) {
+        for (uid, (player, share)) in self.players.iter().zip(&self.shares).enumerate() {
+            let (led, unpaid) = self.led[uid];
+            println!(
+                "BENCH simulate mechanism=lossWins kind={}-{uid} share={:.4} of_all={share:.4} led={led} unpaid={unpaid}",
+                player.name(),
+                share / self.honest(),
+            );
+        }
+        println!("BENCH simulate-end mechanism=lossWins unpaid={} loss={:.3}", self.unpaid(), self.loss);
+    }
+
+    fn table(&self, alone: &Self, windows: u64) -> String {
+        let mut out = format!(
+            "`lossWins`: mean share of all weights over {windows} windows, and over that of an honest miner (eight, {:.3} each). \
+             Windows that somebody led: {}, without being paid: {}. Loss of the best model {:.3}, with honest miners alone {:.3} \
+             nats per byte.\n\n| | share | over an honest miner's | windows led |\n|---|---|---|---|\n",
+            self.honest(),
+            self.led.iter().map(|(led, _)| led).sum::<u64>(),
+            self.unpaid(),
+            self.loss,
+            alone.loss,
+        );
+        for (uid, player) in self.players.iter().enumerate() {
+            let (share, name) = (self.shares[uid], player.name());
+            out += &format!("| {name} ({uid}) | {share:.4} | {:.3} | {} |\n", share / self.honest(), self.led[uid].0);
+        }
+        out
+    }
+}
+
 /// `make simulate`. WINDOWS and MECHANISM shorten it; docs are written by a whole run only.
 #[test]
 #[ignore = "a benchmark: make simulate"]
@@ -202,7 +279,15 @@ fn simulate() {
         );
         losses.push((mechanism, found));
     }
-    let tables = table(&all, &losses, windows, &text);
+    let mut tables = if all.is_empty() { String::new() } else { table(&all, &losses, windows, &text) };
+    if only.as_deref().is_none_or(|only| only == "lossWins") {
+        let honest = || vec![Player::Honest; HONEST];
+        let (alone, shares) =
+            (league(&text, honest(), windows), league(&text, [honest(), Player::WATCHED.to_vec()].concat(), windows));
+        shares.print();
+        tables += "\n";
+        tables += &shares.table(&alone, windows);
+    }
     match std::env::var_os("BISTRO_DOCS").map(PathBuf::from).filter(|_| whole) {
         Some(docs) => publish(&docs, &tables, &all),
         None => println!("{tables}"),

@@ -87,11 +87,22 @@ impl Subnet {
         Node::start(role, self.environment(name))
     }
 
+    /// The same with other settings than the others.
+    pub fn node_with(&self, role: Role, name: &str, change: impl FnOnce(&mut Settings)) -> Node {
+        let mut settings = self.settings.clone();
+        change(&mut settings);
+        Node::start(role, self.environment_with(name, settings))
+    }
+
     /// What a node without keys of its own takes; its settings are written.
     pub fn environment(&self, name: &str) -> Environment {
+        self.environment_with(name, self.settings.clone())
+    }
+
+    fn environment_with(&self, name: &str, settings: Settings) -> Environment {
         let folder = self.folder.path().join(name);
         std::fs::create_dir_all(folder.join("state")).expect("a folder");
-        let settings = Settings { name: name.to_owned(), ..self.settings.clone() };
+        let settings = Settings { name: name.to_owned(), ..settings };
         let text = serde_json::to_string(&settings).expect("plain data");
         std::fs::write(folder.join("settings.yaml"), text).expect("JSON is YAML");
         Environment {

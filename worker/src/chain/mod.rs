@@ -8,6 +8,7 @@
 mod bootstrap;
 mod client;
 mod clock;
+mod commitments;
 mod error;
 mod refusal;
 mod state;
@@ -19,6 +20,7 @@ mod weights;
 pub use bootstrap::{Identity, bootstrap};
 pub use client::Chain;
 pub use clock::Head;
+pub use commitments::Committed;
 pub use error::Error;
 pub use refusal::Refusal;
 pub use state::Neuron;

@@ -15,7 +15,7 @@ pub struct Refusal {
 }
 
 /// Name, what to do, and whether waiting alone helps.
-const KNOWN: [(&str, &str, bool); 20] = [
+const KNOWN: [(&str, &str, bool); 22] = [
     ("SettingWeightsTooFast", "the subnet's rate limit has not passed; wait for WeightsSetRateLimit blocks", true),
     ("NeuronNoValidatorPermit", "add stake to this hotkey; the permit comes with the next epoch", true),
     ("NotEnoughStakeToSetWeights", "add stake to this hotkey until it has the chain's StakeThreshold", false),
@@ -39,6 +39,8 @@ const KNOWN: [(&str, &str, bool); 20] = [
     ("MechanismDoesNotExist", "correct spec.netuid or register the subnet", false),
     ("TooManyRegistrationsThisBlock", "others registered in the same block; try again", true),
     ("TooManyRegistrationsThisInterval", "the subnet bounds registrations per interval; try again later", true),
+    ("AccountNotAllowedCommit", "register the hotkey with its coldkey (btcli subnet register)", false),
+    ("SpaceLimitExceeded", "the chain bounds the bytes of commitments per epoch; the next epoch has room again", true),
     ("InsufficientBalance", "transfer funds to the account that signs", false),
 ];
 

@@ -13,10 +13,7 @@ use subxt::{
     storage::PrefixOf,
 };
 
-use super::{
-    Chain, Error,
-    client::{AtBlock, patiently},
-};
+use super::{Chain, Error, client::patiently};
 
 /// The pallet that all of this is in.
 pub(super) const PALLET: &str = "SubtensorModule";
@@ -166,7 +163,14 @@ impl Chain {
         self.fetch(PALLET, entry, keys, at).await
     }
 
-    async fn fetch<K, V>(&self, pallet: &'static str, entry: &str, keys: K, at: [u8; 32]) -> Result<Option<V>, Error>
+    /// One value of any pallet; `None` where there is neither a value nor a default.
+    pub(super) async fn fetch<K, V>(
+        &self,
+        pallet: &'static str,
+        entry: &str,
+        keys: K,
+        at: [u8; 32],
+    ) -> Result<Option<V>, Error>
     where
         K: IntoEncodableValues + IntoDecodableValues + Clone + Debug,
         V: DecodeAsType,
@@ -183,7 +187,8 @@ impl Chain {
         .await
     }
 
-    /// All rows of one subnet, in the order of their keys on the chain; more than `most` is an odd answer.
+    /// All rows of one subnet, in the order of their keys on the chain; more than twice `most` is an odd answer, since a uid
+    /// that was given up may leave a row behind.
     async fn entries<V: DecodeAsType>(
         &self,
         entry: &'static str,
@@ -191,40 +196,43 @@ impl Chain {
         at: [u8; 32],
         most: usize,
     ) -> Result<Vec<((u16, u16), V)>, Error> {
+        self.rows(PALLET, entry, prefix, at, 2 * most).await
+    }
+
+    /// All rows below a prefix, at most `most`.
+    pub(super) async fn rows<K, V>(
+        &self,
+        pallet: &'static str,
+        entry: &'static str,
+        prefix: (u16,),
+        at: [u8; 32],
+        most: usize,
+    ) -> Result<Vec<(K, V)>, Error>
+    where
+        K: IntoEncodableValues + IntoDecodableValues + DecodeAsType,
+        (u16,): PrefixOf<K>,
+        V: DecodeAsType,
+    {
+        let what = format!("read {pallet}.{entry}{prefix:?}");
+        let sorted = |e: subxt::Error| Error::sorted(&what, &format!("0x{}", hex::encode(at)), &e);
         patiently(|| async {
             let client = self.at(at).await?;
-            rows(&client, entry, prefix, at, most).await
+            let address = dynamic::storage::<K, V>(pallet, entry);
+            let mut stream = client.storage().iter(address, prefix).await.map_err(|e| sorted(e.into()))?;
+            let mut found = Vec::new();
+            while let Some(row) = stream.next().await {
+                if found.len() > most {
+                    let reason = format!("more than {most} rows");
+                    return Err(Error::Incompatible { what: what.clone(), reason });
+                }
+                let row = row.map_err(|e| sorted(e.into()))?;
+                let key = row.key().map_err(|e| sorted(e.into()))?.decode().map_err(|e| sorted(e.into()))?;
+                found.push((key, row.value().decode().map_err(|e| sorted(e.into()))?));
+            }
+            Ok(found)
         })
         .await
     }
-}
-
-async fn rows<V: DecodeAsType>(
-    client: &AtBlock,
-    entry: &'static str,
-    prefix: (u16,),
-    at: [u8; 32],
-    most: usize,
-) -> Result<Vec<((u16, u16), V)>, Error>
-where
-    (u16,): PrefixOf<(u16, u16)>,
-{
-    let what = format!("read {PALLET}.{entry}{prefix:?}");
-    let sorted = |e: subxt::Error| Error::sorted(&what, &format!("0x{}", hex::encode(at)), &e);
-    let address = dynamic::storage::<(u16, u16), V>(PALLET, entry);
-    let mut stream = client.storage().iter(address, prefix).await.map_err(|e| sorted(e.into()))?;
-    let mut found = Vec::new();
-    while let Some(row) = stream.next().await {
-        // A uid that was given up may leave a row behind; twice the size is more than that.
-        if found.len() > 2 * most {
-            let reason = format!("more than {} rows for {most} uids", 2 * most);
-            return Err(Error::Incompatible { what, reason });
-        }
-        let row = row.map_err(|e| sorted(e.into()))?;
-        let key = row.key().map_err(|e| sorted(e.into()))?.decode().map_err(|e| sorted(e.into()))?;
-        found.push((key, row.value().decode().map_err(|e| sorted(e.into()))?));
-    }
-    Ok(found)
 }
 
 /// `System.Account`; fields that are not named here are skipped.

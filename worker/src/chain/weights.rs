@@ -53,7 +53,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::chain::bootstrap::calls;
+    use crate::chain::{bootstrap::calls, commitments::commit_call};
 
     /// Main net's metadata, if the folder of data that no repository should hold is beside this one.
     fn main_net() -> Option<Metadata> {
@@ -82,6 +82,7 @@ mod tests {
             bytes(set_weights_call(1, &[(0, 65535), (1, 9)], 0)),
             "07000100080000010008ffff09000000000000000000"
         );
+        assert_eq!(bytes(commit_call(1, b"hello")), "120001000406".to_owned() + &hex::encode(b"hello"));
         let bob = subxt_signer::sr25519::dev::bob().public_key().0;
         assert_eq!(
             bytes(calls::burned_register(1, bob)),

@@ -100,6 +100,13 @@ pub enum Error {
     Cancelled,
 }
 
+impl Error {
+    /// The parameters do not make a model that computes: the fault of whoever they are from, not of this node.
+    pub fn is_not_finite(&self) -> bool {
+        matches!(self, Self::Loss | Self::NotFinite { .. })
+    }
+}
+
 /// A model that computes. It holds buffers, not parameters: those come with every call.
 pub struct Engine {
     model: Llama,

@@ -9,6 +9,7 @@ use bistro_protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::loss_or_infinity;
 use crate::engine::{Engine, Error};
 
 /// The strategy where no work counts.
@@ -57,7 +58,7 @@ pub fn weigh(
 ) -> Result<Mixed, Error> {
     let before = engine.loss(scales.base, scales.check)?;
     let measured = |engine: &mut Engine, strategy, weights: Vec<f32>| {
-        let loss = finite(engine.loss(&scales.moved(&weights), scales.check))?;
+        let loss = loss_or_infinity(engine, &scales.moved(&weights), scales.check)?;
         Ok::<_, Error>(Weighed { strategy, weights, loss })
     };
     let mut found = vec![measured(engine, "uniform", uniform(scales))?];
@@ -89,14 +90,6 @@ struct Weighed {
     loss: f64,
 }
 
-/// A loss that is not finite is the work's fault.
-fn finite(loss: Result<f64, Error>) -> Result<f64, Error> {
-    match loss {
-        Err(Error::Loss | Error::NotFinite { .. }) => Ok(f64::INFINITY),
-        other => other,
-    }
-}
-
 impl Scales<'_> {
     fn tensors(&self) -> usize {
         self.base.len()
@@ -125,7 +118,7 @@ fn score_weighted(engine: &mut Engine, scales: &Scales<'_>, cancelled: &Cancella
         }
         let mut with = scales.base.clone();
         scales.slice.scatter_add(&mut with, work, share(scales.factor, scales.works.len()));
-        scores.push((before - finite(engine.loss(&with, scales.tuning))?).max(0.0));
+        scores.push((before - loss_or_infinity(engine, &with, scales.tuning)?).max(0.0));
     }
     let sum: f64 = scores.iter().sum();
     if sum <= 0.0 {
@@ -154,7 +147,7 @@ fn parameterized(
         let model_gradient = match engine.gradient(&scales.moved(&weights), &sequences) {
             Ok((_, gradient)) => scales.slice.gather(&gradient),
             // Work that breaks the model where it is mixed in equally: there is nothing to learn from.
-            Err(Error::Loss | Error::NotFinite { .. }) => return score_weighted(engine, scales, cancelled),
+            Err(error) if error.is_not_finite() => return score_weighted(engine, scales, cancelled),
             Err(error) => return Err(error),
         };
         let gradient: Vec<f64> = scales

@@ -3,12 +3,20 @@
 pub mod averaging;
 mod score;
 
-pub use score::{Accepted, Candidate, Scene, Scored, score};
+pub use score::{Accepted, Candidate, LookedAt, Scene, Scored, page_losses, score};
 
 use bistro_protocol::{mechanism::Mechanism, tensors::Tensors};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, Error, Optimizer, Step, Work};
+
+/// Mean loss; infinite where somebody's work made parameters that do not compute.
+pub fn loss_or_infinity(engine: &mut Engine, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<f64, Error> {
+    match engine.loss(parameters, sequences) {
+        Err(error) if error.is_not_finite() => Ok(f64::INFINITY),
+        other => other,
+    }
+}
 
 /// What a miner computed in one window.
 pub struct Computed {

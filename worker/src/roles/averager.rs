@@ -20,7 +20,6 @@ use bistro_protocol::{
 use super::Loop;
 use crate::{
     collect::{Collected, Work, collect},
-    engine::Error,
     facts::{Economy, Facts},
     failure::Failure,
     follow::{Follower, averager_of},
@@ -30,7 +29,7 @@ use crate::{
 };
 
 /// Kinds of files that are kept for the current window only.
-const KEPT: [&str; 6] = ["base", "manifest", "aggregate", "facts", "economy", "deadlines"];
+const KEPT: [&str; 7] = ["base", "manifest", "aggregate", "facts", "economy", "deadlines", "models"];
 /// Mixing weights that a manifest has room for: each takes eleven bytes of its two million.
 const MOST_WEIGHTS: usize = 100_000;
 /// A run whose start lies further back than this and has no manifest is too late to begin.
@@ -84,7 +83,7 @@ impl Averager {
         let (node, window) = (&*self.node, self.follower.window);
         if snapshot::is_due(node, window) && averager_of(node, window - 1).await? == Some(node.hotkey) {
             snapshot::publish(node, window, &self.follower.base, self.follower.digest).await?;
-            snapshot::sweep(node, window).await;
+            snapshot::sweep(node, window, &[]).await;
         }
         Ok(())
     }
@@ -173,16 +172,18 @@ impl Averager {
         let admitted: BTreeMap<u16, &Tensors> =
             chosen.filter_map(|w| Some((w.uid, w.outcome.as_ref().ok()?))).collect();
         let works: Vec<&Tensors> = admitted.values().copied().collect();
-        let slice = node.slice(window, &self.follower.base.parameters).await?;
+        let slice = &collected.slice;
         let merged = match node.mechanism() {
             Mechanism::LossReduction(settings) => {
-                let mixed = weigh(node, &self.follower.base, &slice, settings, &works, window).await?;
+                let mixed = weigh(node, &self.follower.base, slice, settings, &works, window).await?;
                 mixed.map(|mixed| (mixed.merged, mixed.weights))
             }
+            // The manifest says who has which model; nothing is merged.
+            Mechanism::LossWins(_) => None,
             _ => merge(&node.settings.run.merge.rule, &works).map(|merged| (merged, Vec::new())),
         };
         if let Some((merged, mixing)) = merged
-            && let Some(base_after) = self.base_after(&slice, &merged).await?
+            && let Some(base_after) = self.base_after(slice, &merged).await?
         {
             manifest.admitted = admitted.into_keys().collect();
             manifest.mixing = mixing.into_iter().map(Bits32).collect();
@@ -204,7 +205,7 @@ impl Averager {
         let (parameters, sequences) = (base.parameters.clone(), node.sequences(&node.pages.displayed()).await?);
         let computes = node.compute(move |engine| match engine.loss(&parameters, &sequences) {
             Ok(_) => Ok(true),
-            Err(Error::Loss | Error::NotFinite { .. }) => Ok(false),
+            Err(error) if error.is_not_finite() => Ok(false),
             Err(error) => Err(error),
         });
         if computes.await? && base.state.all_finite() {
@@ -254,13 +255,9 @@ async fn weigh(
     let mixed = node.compute(move |engine| {
         let works: Vec<&Tensors> = works.iter().collect();
         let scales = Scales { base: &parameters, slice: &slice, works: &works, factor, tuning: &tuning, check: &check };
-        match averaging::weigh(engine, &averaging, &scales, &cancel) {
-            Ok(mixed) => Ok(Some(mixed)),
-            Err(Error::Cancelled) => Ok(None),
-            Err(error) => Err(error),
-        }
+        averaging::weigh(engine, &averaging, &scales, &cancel)
     });
-    let mixed = mixed.await?.ok_or(Failure::Stopped)?;
+    let mixed = mixed.await?;
     for (strategy, loss) in &mixed.strategies {
         node.telemetry.metrics.averaging_loss.with_label_values(&[strategy]).set(*loss);
         tracing::info!(window, strategy, loss, before = mixed.before, "weighed the work");

@@ -8,6 +8,7 @@ mod show;
 mod validator;
 
 pub use show::Shown;
+pub(crate) use validator::recompute;
 
 use std::{sync::Arc, time::Duration};
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     bucket::{Bucket, Credentials},
-    chain::{Chain, Identity, bootstrap},
+    chain::{self, Chain, Identity, bootstrap},
     data::Dataset,
     engine::Engine,
     environment::{Environment, digest_of},
@@ -33,16 +33,42 @@ pub async fn node(
     stop: CancellationToken,
 ) -> Result<Node, Failure> {
     let waits = Waits { telemetry: telemetry.clone(), stop: stop.clone() };
-    let clock = Clock::new(&settings.run.schedule).map_err(Failure::permanent)?;
     let identity = waits.identity(&settings, role, &environment).await?;
-    let wallet = identity.hotkey().clone();
-    telemetry.status.update(|status| status.hotkey = Some(wallet.ss58()));
+    telemetry.status.update(|status| status.hotkey = Some(identity.hotkey().ss58()));
+    of(Some((role, &identity)), identity.hotkey().clone(), settings, environment, telemetry, stop).await
+}
+
+/// One that reads only: its hotkey is nobody's, and it takes no place on the subnet.
+pub async fn onlooker(settings: Settings, environment: Environment, stop: CancellationToken) -> Result<Node, Failure> {
+    of(
+        None,
+        chain::Hotkey::development("//bistro/onlooker"),
+        settings,
+        environment,
+        Telemetry::new(Role::Validator),
+        stop,
+    )
+    .await
+}
+
+async fn of(
+    place: Option<(Role, &Identity)>,
+    wallet: chain::Hotkey,
+    settings: Settings,
+    environment: Environment,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+) -> Result<Node, Failure> {
+    let waits = Waits { telemetry: telemetry.clone(), stop: stop.clone() };
+    let clock = Clock::new(&settings.run.schedule).map_err(Failure::permanent)?;
     let chain = waits.unless_stopped(Chain::connect(&settings.chain, telemetry.clone())).await??;
     check_block_time(&chain, &clock).await?;
     let credentials = waits.credentials(&settings, &environment, &wallet.ss58()).await?;
     let bucket = Bucket::new(&settings.bucket, credentials, telemetry.clone()).await?;
     telemetry.loaded();
-    waits.unless_stopped(bootstrap(&chain, &identity, role, settings.netuid, environment.ordinal)).await??;
+    if let Some((role, identity)) = place {
+        waits.unless_stopped(bootstrap(&chain, identity, role, settings.netuid, environment.ordinal)).await??;
+    }
 
     let agreement = Agreement {
         genesis: chain.genesis(),

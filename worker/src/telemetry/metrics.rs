@@ -124,7 +124,7 @@ impl Metrics {
                 Opts::new(
                     "bistro_averaging_loss",
                     "Loss of the new base in nats per token, on held-out pages that it was not tuned on, for each strategy \
-                     of an averager of lossReduction that was tried: the run's and those that cost less.",
+                     of an averager of lossReduction that was measured: the run's, and others to compare or to fall back on.",
                 ),
                 &["strategy"],
             )),

@@ -8,9 +8,12 @@ use super::{cases, children, environment, stored, validate};
 use crate::support::{subnet, with};
 
 /// Fields that show in no child, each with the reason.
-const ELSEWHERE: [(&str, &str); 2] = [
+const ELSEWHERE: [(&str, &str); 5] = [
     ("/subnetRef/name", "chooses the Subnet that the controller reads; the builders get that Subnet"),
-    ("/startFrom/base", "the only member there is so far, and it has no settings"),
+    ("/startFrom/base", "the default"),
+    ("/startFrom/best", "a choice with lossWins only: see below"),
+    ("/startFrom/hotkey", "a choice with lossWins only: see below"),
+    ("/startFrom/checkpoint", "a choice with lossWins only: see below"),
 ];
 /// Fields whose members are Kubernetes' own and are passed on as a whole.
 const WHOLE: [&str; 5] =
@@ -65,6 +68,26 @@ fn every_field_of_a_miner_shows_in_its_children() {
         }
         assert_ne!(children::<Miner>(&changed), before, "{field} changes nothing");
     }
+}
+
+#[test]
+fn where_a_miner_starts_is_its_choice_where_it_has_a_model_of_its_own() {
+    let models = with(subnet(), "/spec/run/mechanism", json!({"lossWins": {}}));
+    let starts = [
+        json!({"best": {}}),
+        json!({"hotkey": format!("5{}", "G".repeat(47))}),
+        json!({"checkpoint": "bases/1.safetensors"}),
+    ];
+    for start in starts {
+        let miner = with(cases::everything(), "/spec/startFrom", start.clone());
+        let settings = validate::<Miner>(&miner, &models, &environment()).expect("valid").settings;
+        assert_eq!(serde_json::to_value(&settings).expect("JSON")["startFrom"], start);
+        let Err(refused) = validate::<Miner>(&miner, &subnet(), &environment()) else { panic!("one base for all") };
+        assert_eq!(refused.field, "spec.startFrom");
+    }
+    let settings = validate::<Miner>(&cases::everything(), &models, &environment()).expect("valid").settings;
+    let written = serde_json::to_value(settings).expect("JSON");
+    assert!(written["startFrom"].is_null(), "what is not chosen does not roll pods when the operator learns of it");
 }
 
 #[test]

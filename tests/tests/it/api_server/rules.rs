@@ -47,9 +47,17 @@ fn rules() -> Vec<Rule> {
         },
         Rule {
             kinds: &["Miner"],
-            says: "startFrom needs exactly one member: base",
-            keep: vec![spec(json!({ "startFrom": { "base": {} } }))],
-            broken: vec![spec(json!({ "startFrom": {} }))],
+            says: "startFrom needs exactly one member: base, best, hotkey or checkpoint",
+            keep: vec![
+                spec(json!({ "startFrom": { "base": {} } })),
+                spec(json!({ "startFrom": { "best": {} } })),
+                spec(json!({ "startFrom": { "hotkey": format!("5{}", "G".repeat(47)) } })),
+                spec(json!({ "startFrom": { "checkpoint": "bases/1.safetensors" } })),
+            ],
+            broken: vec![
+                spec(json!({ "startFrom": {} })),
+                spec(json!({ "startFrom": { "best": {}, "checkpoint": "bases/1.safetensors" } })),
+            ],
         },
         Rule {
             kinds: &["Subnet"],
@@ -116,6 +124,18 @@ fn rules() -> Vec<Rule> {
         },
         Rule {
             kinds: &["Subnet"],
+            says: "lossWins.floor must be above 0",
+            keep: ["1e-3", "0.005"].map(floor).into(),
+            broken: ["0", "0.000", "0e-3"].map(floor).into(),
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "lossWins.epsilon must be at least floor and below 1",
+            keep: vec![wins(json!({ "epsilon": "0.25", "floor": "0.25" }))],
+            broken: vec![wins(json!({ "epsilon": "0.0009" })), wins(json!({ "epsilon": "1" }))],
+        },
+        Rule {
+            kinds: &["Subnet"],
             says: "merge.rule needs exactly one member: mean, trimmedMean or median",
             keep: vec![run(json!({ "merge": { "rule": { "median": {} } } }))],
             broken: vec![
@@ -134,6 +154,14 @@ fn rules() -> Vec<Rule> {
 
 fn averaging(members: Value) -> Value {
     json!({ "spec": { "run": { "mechanism": { "cosine": null, "lossReduction": { "averaging": members } } } } })
+}
+
+fn wins(settings: Value) -> Value {
+    json!({ "spec": { "run": { "mechanism": { "cosine": null, "lossWins": settings } } } })
+}
+
+fn floor(floor: &str) -> Value {
+    wins(json!({ "floor": floor }))
 }
 
 fn trimmed(fraction: &str) -> Value {

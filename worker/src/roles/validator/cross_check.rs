@@ -8,24 +8,17 @@ use bistro_protocol::{
     check::Verdict,
     draw::draw,
     hotkey::Hotkey,
-    mechanism::Mechanism,
-    object::{self, Hex32, Kind},
-    record::{Entry, Evaluation, MAX_RECORD, Scores},
+    object::{self, Kind},
+    record::{MAX_RECORD, Scores},
     seed,
 };
 
 use super::{
     COMPARED, Validator,
-    evaluate::{Evaluated, kept_accepted, own_pages},
+    evaluate::kept_accepted,
+    recompute::{self, Compared},
 };
-use crate::{
-    collect::{rules, work_of},
-    facts::Facts,
-    failure::Failure,
-};
-
-/// What a comparison came to: the difference of the raw scores, or what is wrong with the record.
-type Compared = Result<f64, String>;
+use crate::failure::Failure;
 
 impl Validator {
     /// Recomputes one record that another validator published lately, if there is time before the next merge.
@@ -106,8 +99,8 @@ impl Validator {
         Ok(None)
     }
 
-    /// Recomputes what the record says of itself, and the score of one of its miners; `None` where this node does not
-    /// have what it needs for that.
+    /// Recomputes what the record says of itself, and the score of one of its miners, whom `picks` draws; `None` where this
+    /// node does not have what it needs for that.
     async fn recompute(
         &self,
         validator: &Hotkey,
@@ -116,63 +109,15 @@ impl Validator {
         scores: &Scores,
     ) -> Result<Option<Compared>, Failure> {
         let node = &*self.node;
-        let end = node.block_hash(node.clock.end(window)).await?;
-        if scores.end != Hex32(end) {
-            return Ok(Some(Err("its window ended with another block".to_owned())));
+        if let Some(fault) = recompute::fault(node, validator, window, scores).await? {
+            return Ok(Some(Err(fault)));
         }
-        if let Err(fault) = scores.check(validator) {
-            return Ok(Some(Err(fault.to_string())));
-        }
-        let (Some(before), Some(facts)) = (node.state.base(window)?, node.facts(window).await?) else {
+        let (Some(before), Some(accepted)) = (node.state.base(window)?, kept_accepted(node, window)?) else {
             return Ok(None);
         };
-        if scores.base.0 != before.base.digest() {
-            return Ok(Some(Err("it scored another base".to_owned())));
-        }
-        let drawn = || scores.miners.iter().filter_map(|m| Some((m, m.drawn.as_ref()?)));
-        let scored: Vec<(&Entry, &Evaluation)> = drawn().filter(|(_, e)| e.raw.is_some()).collect();
-        let chances: Vec<(u16, u64)> = scored.iter().map(|(m, _)| (m.uid, 1)).collect();
+        let scored = scores.miners.iter().filter(|m| m.drawn.as_ref().is_some_and(|e| e.raw.is_some()));
+        let chances: Vec<(u16, u64)> = scored.map(|m| (m.uid, 1)).collect();
         let Some(uid) = draw(&chances, 1, &picks).first().copied() else { return Ok(None) };
-        let Some((entry, evaluation)) = scored.into_iter().find(|(m, _)| m.uid == uid) else { return Ok(None) };
-        // Others' pages are computed with too: none that this window did not have.
-        for (entry, evaluation) in drawn().filter(|(_, e)| !e.pages.is_empty() || e.raw.is_some()) {
-            if let Some(fault) = self.foreign_facts(&facts, entry, evaluation) {
-                return Ok(Some(Err(fault)));
-            }
-        }
-        let base = &before.base;
-        let shape = node.work_shape(&base.parameters);
-        let (Some(rules), Some(accepted)) =
-            (rules(node, window, scores.base.0, &shape).await?, kept_accepted(node, window)?)
-        else {
-            return Ok(None);
-        };
-        let slice = node.slice(window, &base.parameters).await?;
-        let work = work_of(node, &rules, (&slice, base), uid, entry.hotkey).await?;
-        let work = match work.outcome {
-            Ok(work) => work,
-            Err(verdict) => return Ok(Some(Err(format!("it scored the work of uid {uid}, which is {verdict} here")))),
-        };
-        // It is compared with all miners whose accepted work was drawn: those that have pages.
-        let uids: Vec<u16> = drawn().filter(|(_, e)| !e.pages.is_empty()).map(|(m, _)| m.uid).collect();
-        let evaluated = Evaluated { facts: &facts, end, base, slice: &slice, accepted };
-        let found = super::evaluate::scores(node, evaluated, &uids, [(uid, work)].into(), Some(uid)).await?;
-        // Its gate is a matter of many windows; here only what this one gave is compared.
-        let raw = found.first().map_or(0.0, |f| f.raw) * evaluation.gate.map_or(1.0, |gate| gate.0);
-        Ok(Some(Ok((raw - evaluation.raw.map_or(0.0, |r| r.0)).abs())))
-    }
-
-    fn is_gated(&self) -> bool {
-        matches!(self.node.mechanism(), Mechanism::LossReduction(_))
-    }
-
-    fn foreign_facts(&self, facts: &Facts, entry: &Entry, evaluation: &Evaluation) -> Option<String> {
-        let uid = entry.uid;
-        match () {
-            () if facts.hotkey_of(uid) != Some(entry.hotkey) => Some(format!("uid {uid} belongs to another hotkey")),
-            () if evaluation.gate.is_some() != self.is_gated() => Some(format!("uid {uid} has a gate, or lacks one")),
-            () if evaluation.pages != own_pages(&self.node, facts, uid) => Some(format!("uid {uid} had other pages")),
-            () => None,
-        }
+        recompute::score_of(node, &before.base, accepted, window, uid, scores).await
     }
 }

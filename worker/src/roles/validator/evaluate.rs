@@ -6,10 +6,10 @@ use bistro_api::run::InnerOptimizer;
 use bistro_protocol::{
     base::Base,
     check::Verdict,
-    draw::draw,
-    mechanism::{self, Mechanism, cosine::is_recomputed},
+    draw::{draw, draw_with_leaders},
+    mechanism::{self, cosine::is_recomputed, loss_wins::Contender},
     object::{Bits64, Hex32},
-    record::{Entry, Evaluation, Scores},
+    record::{Entry, Evaluation, Former, Scores},
     score::Outcome,
     seed,
     slice::Slice,
@@ -18,13 +18,13 @@ use bistro_protocol::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Validator;
+use super::{Validator, former::contenders};
 use crate::{
     collect::{Collected, Work},
     engine::{self, Optimizer},
     facts::Facts,
     failure::Failure,
-    mechanism::{Accepted, Candidate, Scene, Scored, score},
+    mechanism::{Accepted, Candidate, LookedAt, Scene, Scored, score},
     node::Node,
 };
 
@@ -41,12 +41,24 @@ impl Validator {
         let scoring = self.node.settings.scoring.clone();
         let ages = self.memory.book.ages(window, rates);
         let seed = seed::draw(&end, &self.node.hotkey.0);
-        let drawn = draw(&ages, scoring.evaluations_per_window as usize, &seed);
+        let count = scoring.evaluations_per_window as usize;
+        let leaders = !self.node.mechanism().has_common_base();
+        let drawn = if leaders {
+            draw_with_leaders(&ages, |uid| self.memory.book.average(uid), count, &seed)
+        } else {
+            draw(&ages, count, &seed)
+        };
         let works: Vec<&Work> = collected.works.iter().filter(|w| drawn.contains(&w.uid)).collect();
         let accepted: Vec<&Tensors> = collected.works.iter().filter_map(|w| w.outcome.as_ref().ok()).collect();
         let accepted = Accepted::of(self.node.mechanism(), &accepted);
         keep_accepted(&self.node, window, &accepted)?;
-        let evaluations = self.evaluations(facts, end, &works, accepted, base).await?;
+        let evaluated = Evaluated { facts, end, base, slice: &collected.slice, accepted };
+        let former = self.former(facts, end).await?;
+        let rivals = Rivals::of(&self.node, window, &works, &former);
+        let evaluations = self.evaluations(evaluated, &works, rivals).await?;
+        if leaders {
+            self.show_best(&evaluations, &works).await?;
+        }
         let outcomes: Vec<(u16, Outcome)> = evaluations.iter().map(|(uid, e)| (*uid, e.outcome())).collect();
         let before = self.memory.book.clone();
         let scale = self.memory.book.record(window, &outcomes, rates);
@@ -65,31 +77,40 @@ impl Validator {
             end: Hex32(end),
             base: Hex32(base.digest()),
             evaluations: scoring.evaluations_per_window,
+            leaders,
             moving_average: Bits64(rates.moving_average),
             power: Bits64(scoring.power.value()),
             scale: scale.map(Bits64),
             weights_block: None,
             miners,
+            former,
         };
         Ok(scores.weighted())
     }
 
+    /// Shows the loss of the model that won most, on the held-out pages.
+    async fn show_best(&self, evaluations: &BTreeMap<u16, Evaluation>, works: &[&Work]) -> Result<(), Failure> {
+        let won = |work: &&&Work| evaluations.get(&work.uid).and_then(|e| e.raw).map_or(0.0, |raw| raw.0);
+        let best = works.iter().filter(|work| won(work) > 0.0).max_by(|a, b| won(a).total_cmp(&won(b)));
+        if let Some(Ok(model)) = best.map(|work| &work.outcome) {
+            self.follower.show_loss(&self.node, self.node.displayed_loss(model.clone()).await?);
+        }
+        Ok(())
+    }
+
     async fn evaluations(
         &mut self,
-        facts: &Facts,
-        end: [u8; 32],
+        evaluated: Evaluated<'_>,
         works: &[&Work],
-        accepted: Accepted,
-        base: &Base,
+        rivals: Rivals,
     ) -> Result<BTreeMap<u16, Evaluation>, Failure> {
         let node = Arc::clone(&self.node);
-        let slice = node.slice(facts.window, &base.parameters).await?;
+        let Evaluated { facts, end, base, slice, .. } = evaluated;
         let sound = works.iter().filter_map(|w| Some((w.uid, w.outcome.as_ref().ok()?.clone())));
         let sound: BTreeMap<u16, Tensors> = sound.collect();
         let uids: Vec<u16> = sound.keys().copied().collect();
-        let evaluated = Evaluated { facts, end, base, slice: &slice, accepted };
-        let scored = scores(&node, evaluated, &uids, sound, None).await?;
-        let audited = self.audit(facts, end, works, &slice, base).await?;
+        let scored = scores(&node, evaluated, &uids, sound, rivals, None).await?;
+        let audited = self.audit(facts, end, works, slice, base).await?;
         let mut evaluations = BTreeMap::new();
         for work in works {
             let scored = scored.iter().find(|s| s.uid == work.uid);
@@ -100,11 +121,13 @@ impl Validator {
             let gate = scored.and_then(|s| s.pages).map(|(own, other)| self.memory.book.gate(work.uid, own, other));
             let raw = scored.filter(|_| verdict == Verdict::Accepted).map(|s| s.raw * gate.unwrap_or(1.0));
             let evaluation = Evaluation {
-                verdict,
-                pages: scored.map(|_| own_pages(&node, facts, work.uid)).unwrap_or_default(),
+                pages: scored.map(|_| judged_pages(&node, facts, work.uid)).unwrap_or_default(),
                 loss: scored.and_then(|s| s.loss).map(Bits64),
                 gate: gate.map(Bits64),
                 raw: raw.map(Bits64),
+                losses: scored.iter().flat_map(|s| &s.losses).copied().map(Bits64).collect(),
+                since: work.since,
+                ..Evaluation::of(verdict)
             };
             evaluations.insert(work.uid, evaluation);
         }
@@ -123,7 +146,8 @@ impl Validator {
     ) -> Result<Option<(u16, bool)>, Failure> {
         let node = &*self.node;
         let (run, mechanism) = (&node.settings.run, node.mechanism());
-        if run.training.inner_optimizer != InnerOptimizer::Fresh || !mechanism.trains() {
+        let comparable = mechanism.trains() && mechanism.has_common_base();
+        if run.training.inner_optimizer != InnerOptimizer::Fresh || !comparable {
             return Ok(None);
         }
         let accepted: Vec<_> = works.iter().filter(|w| w.outcome.is_ok()).map(|w| (w.uid, 1)).collect();
@@ -137,13 +161,9 @@ impl Validator {
         let cancel: CancellationToken = node.stop.child_token();
         let recomputed = node.compute(move |engine| {
             let work = engine::Work { base: &start, sequences: &sequences, training: &training, windows };
-            match engine.train(&work, &mut Optimizer::fresh(), &cancel, |_| ()) {
-                Ok(trained) => Ok(Some(trained.parameters)),
-                Err(engine::Error::Cancelled) => Ok(None),
-                Err(error) => Err(error),
-            }
+            Ok(engine.train(&work, &mut Optimizer::fresh(), &cancel, |_| ())?.parameters)
         });
-        let local = recomputed.await?.ok_or(Failure::Stopped)?;
+        let local = recomputed.await?;
         let expected = mechanism.effect(mechanism.published(&local, slice, base), slice, base);
         let same = works
             .iter()
@@ -161,6 +181,17 @@ pub(super) fn own_pages(node: &Node, facts: &Facts, uid: u16) -> Vec<u64> {
     let run = &node.settings.run;
     let order = seed::pages(node.settings.netuid, run.id, facts.window, &facts.start.0);
     node.pages.own(&order, uid, run.dataset.pages_per_window)
+}
+
+/// Those of them that its work is compared on: none where whole models are compared on pages that are nobody's.
+pub(super) fn judged_pages(node: &Node, facts: &Facts, uid: u16) -> Vec<u64> {
+    if node.mechanism().has_common_base() { own_pages(node, facts, uid) } else { Vec::new() }
+}
+
+/// Blocks since the commitments to models that were made in these blocks, at the end of `window`.
+pub(super) fn ages(node: &Node, window: u64, since: impl Iterator<Item = (u16, u64)>) -> BTreeMap<u16, u64> {
+    let end = node.clock.end(window);
+    since.map(|(uid, block)| (uid, end.saturating_sub(block))).collect()
 }
 
 /// Keeps what scores depend on beside the scored work itself, for the comparison with other validators' records.
@@ -183,6 +214,22 @@ fn parse_accepted(bytes: &[u8]) -> Option<Accepted> {
     Some(Accepted { count, limit, mean: (!mean.is_empty()).then_some(mean) })
 }
 
+/// For whole models: what each is compared with besides the others.
+#[derive(Default)]
+pub(super) struct Rivals {
+    /// Blocks since the commitment to each, by uid.
+    pub ages: BTreeMap<u16, u64>,
+    /// Models that their owners have replaced.
+    pub former: Vec<Contender>,
+}
+
+impl Rivals {
+    fn of(node: &Node, window: u64, works: &[&Work], former: &[Former]) -> Self {
+        let ages = ages(node, window, works.iter().filter_map(|w| Some((w.uid, w.since?))));
+        Self { ages, former: contenders(node, window, former) }
+    }
+}
+
 /// What is evaluated.
 pub(super) struct Evaluated<'a> {
     pub facts: &'a Facts,
@@ -200,24 +247,18 @@ pub(super) async fn scores(
     evaluated: Evaluated<'_>,
     uids: &[u16],
     works: BTreeMap<u16, Tensors>,
+    Rivals { ages, former }: Rivals,
     only: Option<u16>,
 ) -> Result<Vec<Scored>, Failure> {
     let Evaluated { facts, end, base, slice, accepted } = evaluated;
     let run = node.settings.run.clone();
-    let stand_in = (uids.len() == 1).then_some(u16::MAX);
-    let (mut candidates, mut taken) = (Vec::new(), Vec::new());
-    for uid in uids.iter().copied().chain(stand_in) {
-        let pages = own_pages(node, facts, uid);
-        candidates.push(Candidate { uid, own: node.sequences(&pages).await? });
-        taken.extend(pages);
+    let seed = seed::test_pages(node.settings.netuid, run.id, facts.window, &end);
+    let looked_at = LookedAt::of(node.mechanism(), &node.pages, &seed, uids, |uid| own_pages(node, facts, uid));
+    let mut candidates = Vec::new();
+    for (uid, pages) in &looked_at.own {
+        candidates.push(Candidate { uid: *uid, own: node.sequences(pages).await? });
     }
-    let test = match node.mechanism() {
-        Mechanism::LossReduction(settings) if !uids.is_empty() => {
-            let seed = seed::test_pages(node.settings.netuid, run.id, facts.window, &end);
-            node.sequences(&node.pages.test(&seed, settings.test_pages, &taken)).await?
-        }
-        _ => Vec::new(),
-    };
+    let test = node.sequences(&looked_at.test).await?;
     let (base, slice, cancel) = (base.clone(), slice.clone(), node.stop.child_token());
     let scored = node.compute(move |engine| {
         let works = works.iter().map(|(uid, work)| (*uid, work)).collect();
@@ -229,12 +270,11 @@ pub(super) async fn scores(
             works: &works,
             accepted: &accepted,
             test: &test,
+            ages,
+            former,
+            page_sequences: run.dataset.page_sequences as usize,
         };
-        match score(engine, &scene, &candidates, only, &cancel) {
-            Ok(scored) => Ok(Some(scored)),
-            Err(engine::Error::Cancelled) => Ok(None),
-            Err(error) => Err(error),
-        }
+        score(engine, &scene, &candidates, only, &cancel)
     });
-    scored.await?.ok_or(Failure::Stopped)
+    scored.await
 }

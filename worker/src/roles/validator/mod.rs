@@ -3,7 +3,9 @@
 
 mod cross_check;
 mod evaluate;
+mod former;
 mod publish;
+pub(crate) mod recompute;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,6 +18,7 @@ use bistro_protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::former::Formers;
 use super::Loop;
 use crate::{
     collect::{Collected, collect},
@@ -26,7 +29,7 @@ use crate::{
 };
 
 /// Kinds of files that are kept for the windows whose records can still be compared.
-const KEPT: [&str; 4] = ["base", "facts", "deadlines", "accepted"];
+const KEPT: [&str; 5] = ["base", "facts", "deadlines", "models", "accepted"];
 /// Windows that other validators' records are compared for.
 const COMPARED: u64 = 3;
 /// The file with everything that scores depend on.
@@ -51,6 +54,9 @@ struct Memory {
     next: u64,
     /// Block of the first finalised weights.
     first_weights: Option<u64>,
+    /// Models that their owners have replaced.
+    #[serde(default)]
+    formers: Formers,
 }
 
 impl Loop for Validator {
@@ -74,7 +80,7 @@ impl Loop for Validator {
         let followed = self.follower.follow(&self.node).await?;
         self.score(followed.window, Some(followed.manifest)).await?;
         let node = &*self.node;
-        crate::snapshot::sweep(node, followed.window).await;
+        crate::snapshot::sweep(node, followed.window, &[]).await;
         node.state.forget_before(&KEPT, followed.window.saturating_sub(COMPARED))?;
         // Records that no weights ever followed; they are of no use to anybody after so long.
         let old = followed.window.saturating_sub(u64::from(node.settings.run.schedule.snapshot_windows));
@@ -101,9 +107,11 @@ impl Validator {
             Some(manifest) => Some(manifest),
             None => self.read_manifest(window).await?,
         };
-        // A window that admitted nothing is nobody's absence.
-        let (Some(facts), Some(manifest)) = (node.facts(window).await?, manifest.filter(|m| !m.admitted.is_empty()))
-        else {
+        // A window in which nothing came of anybody's work is nobody's absence.
+        let has_common_base = node.mechanism().has_common_base();
+        let any = |m: &Manifest| m.neurons.iter().any(|entry| entry.verdict == Verdict::Accepted);
+        let counts = |m: &Manifest| if has_common_base { !m.admitted.is_empty() } else { any(m) };
+        let (Some(facts), Some(manifest)) = (node.facts(window).await?, manifest.filter(counts)) else {
             return self.remember(window);
         };
         let Some(collected) = collect(node, &facts, &before.base, before.base.digest()).await? else {
@@ -111,6 +119,9 @@ impl Validator {
         };
         self.publish_verdicts(&facts, &manifest, &collected).await?;
         self.observe(&facts, &collected);
+        if !has_common_base && let Some(models) = self.node.models(window).await? {
+            self.memory.formers.observe(&models);
+        }
         let scores = self.evaluate(&facts, end, &collected, &before.base).await?;
         let complete = self.memory.book.is_complete(window, self.rates(), self.memory.first_weights.is_none());
         self.keep_record(window, scores)?;

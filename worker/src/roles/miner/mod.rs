@@ -1,5 +1,7 @@
 //! The miner: train on own pages, commit, publish, follow.
 
+mod contend;
+
 use std::sync::Arc;
 
 use bistro_api::{run::InnerOptimizer, status::Phase};
@@ -41,17 +43,21 @@ impl Loop for Miner {
     /// One window. Any step can be repeated: after a fault or a restart it goes on with the same bytes.
     async fn window(&mut self) -> Result<(), Failure> {
         let window = self.follower.window;
-        if let Some(facts) = self.workable(window).await?
-            && let Some(artifact) = self.artifact(&facts).await?
-        {
-            self.publish(window, artifact).await?;
+        if let Some(facts) = self.workable(window).await? {
+            if !self.node.mechanism().has_common_base() {
+                self.contend(&facts).await?;
+            } else if let Some(artifact) = self.artifact(&facts).await? {
+                self.publish(window, artifact).await?;
+            }
         }
         let followed = self.follower.follow(&self.node).await?;
-        snapshot::sweep(&self.node, window).await;
+        snapshot::sweep(&self.node, window, &self.standing()?.kept()).await;
         self.node.state.forget_before(&KEPT, window)?;
-        // Moments outlive windows without training: only the newest count.
-        if let Some(newest) = self.node.state.newest_window("optimizer", window + 1)? {
-            self.node.state.forget_before(&["optimizer"], newest)?;
+        // Moments and own models outlive windows without training: only the newest count.
+        for kind in ["optimizer", contend::MODEL] {
+            if let Some(newest) = self.node.state.newest_window(kind, window + 1)? {
+                self.node.state.forget_before(&[kind], newest)?;
+            }
         }
         self.note_verdict(&followed);
         Ok(())
@@ -69,8 +75,14 @@ impl Miner {
             node.telemetry.phase(Phase::Following);
             return Ok(None);
         }
-        // Before the window starts there is time to look at the base that it starts with.
-        self.follower.measure(node).await?;
+        // Before the window starts there is time to look at the parameters that it starts with.
+        if node.mechanism().has_common_base() {
+            self.follower.measure(node).await?;
+        } else {
+            // After a restart it may have trained in this window already.
+            let model = self.own_model(window + 1).await?;
+            self.follower.show_loss(node, node.displayed_loss(model).await?);
+        }
         let facts = node.facts(window).await?;
         let uid = facts.as_ref().and_then(|f| f.uid_of(&node.hotkey));
         if uid.is_none() {
@@ -88,7 +100,7 @@ impl Miner {
             return Ok(Some(artifact));
         }
         node.telemetry.phase(Phase::Training);
-        let Some(computed) = self.train(facts).await? else {
+        let Some(computed) = self.train(facts, self.follower.base.parameters.clone()).await? else {
             node.telemetry.message(format!("could not finish training before the reveal of window {window}: publishes nothing; use a faster machine or longer windows"));
             return Ok(None);
         };
@@ -102,8 +114,8 @@ impl Miner {
         Ok(Some(artifact))
     }
 
-    /// Trains on the own pages, or takes their gradient, until the reveal block at the latest.
-    async fn train(&self, facts: &Facts) -> Result<Option<Tensors>, Failure> {
+    /// Trains on the own pages from `start` on, or takes their gradient there, until the reveal block at the latest.
+    async fn train(&self, facts: &Facts, start: Tensors) -> Result<Option<Tensors>, Failure> {
         let node = &*self.node;
         let window = facts.window;
         let run = &node.settings.run;
@@ -113,7 +125,7 @@ impl Miner {
         let sequences = node.sequences(&pages).await?;
         let mut optimizer = self.optimizer(window)?;
 
-        let (base, run_settings) = (self.follower.base.parameters.clone(), run.clone());
+        let run_settings = run.clone();
         let windows = window - run.start_window;
         let cancel = node.stop.child_token();
         let training_run = node.compute({
@@ -121,7 +133,7 @@ impl Miner {
             let tokens = u64::from(run.training.batch_sequences) * u64::from(run.dataset.sequence_length);
             move |engine| {
                 let (mechanism, training) = (mechanism::of(&run_settings), &run_settings.training);
-                let work = Work { base: &base, sequences: &sequences, training, windows };
+                let work = Work { base: &start, sequences: &sequences, training, windows };
                 let progress = |_: Step| {
                     metrics.tokens.inc_by(tokens);
                     metrics.steps.inc();
@@ -170,25 +182,10 @@ impl Miner {
     /// Commits, waits until nobody else can commit any more, and uploads.
     async fn publish(&self, window: u64, artifact: Vec<u8>) -> Result<(), Failure> {
         let node = &*self.node;
-        let closes = node.clock.commits_close(window);
-        node.telemetry.phase(Phase::Committing);
-        let commit = node.state.read_of("commit", window)?;
-        let commit = match commit {
-            Some(commit) => commit,
-            None => {
-                let commit =
-                    object::seal(&node.agreement, window, Kind::Commit, node.wallet.keypair(), &Commit::of(&artifact));
-                // On disk first: a signature is random, and a second one would look like a second signer.
-                node.state.write_of("commit", window, &commit)?;
-                commit
-            }
-        };
-        if !self.put(window, Kind::Commit, commit).await? {
+        if !self.commit(window, &Commit::of(&artifact)).await? {
             return Ok(());
         }
-        node.telemetry.phase(Phase::Waiting);
-        let closes_ms = node.timestamp_ms(closes).await?;
-        node.bucket_shows_ms(node.clock.upload_opens_ms(closes_ms)).await?;
+        self.until_uploads_open(window).await?;
         node.telemetry.phase(Phase::Uploading);
         if !self.put(window, node.mechanism().kind(), artifact).await? {
             return Ok(());
@@ -197,6 +194,31 @@ impl Miner {
         node.telemetry.status.update(|s| s.windows += 1);
         tracing::info!(window, "published");
         Ok(())
+    }
+
+    /// Publishes the commit of this window. Whether it is in the bucket now.
+    async fn commit(&self, window: u64, commit: &Commit) -> Result<bool, Failure> {
+        let node = &*self.node;
+        node.telemetry.phase(Phase::Committing);
+        let sealed = node.state.read_of("commit", window)?;
+        let sealed = match sealed {
+            Some(sealed) => sealed,
+            None => {
+                let sealed = object::seal(&node.agreement, window, Kind::Commit, node.wallet.keypair(), commit);
+                // On disk first: a signature is random, and a second one would look like a second signer.
+                node.state.write_of("commit", window, &sealed)?;
+                sealed
+            }
+        };
+        self.put(window, Kind::Commit, sealed).await
+    }
+
+    /// Waits until nobody can commit any more in this window, by the chain and by the bucket.
+    async fn until_uploads_open(&self, window: u64) -> Result<(), Failure> {
+        let node = &*self.node;
+        node.telemetry.phase(Phase::Waiting);
+        let closes_ms = node.timestamp_ms(node.clock.commits_close(window)).await?;
+        node.bucket_shows_ms(node.clock.upload_opens_ms(closes_ms)).await
     }
 
     /// Whether the object is in the bucket now; if not, this window is left alone.
@@ -218,6 +240,9 @@ impl Miner {
             Verdict::Accepted | Verdict::NoCommit => return,
             Verdict::Late => {
                 "the bucket took it after the deadline: use a faster link or longer phases, and compare the clocks of bucket and chain"
+            }
+            Verdict::NoCommitment => {
+                "the chain did not show the commitment to it in time: train faster, or use a longer commit phase"
             }
             Verdict::NoArtifact => "the upload did not end in time: use a faster link or a longer upload phase",
             Verdict::Norm => "its norm is more than ten times the median: lower no rate alone, train as the run says",
