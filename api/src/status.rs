@@ -152,6 +152,9 @@ pub struct Scored {
     pub weight: f64,
     /// Its latest verdict.
     pub verdict: String,
+    /// Windows that the base of its latest work was behind, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u64>,
 }
 
 /// What a validator found when it recomputed a record of another one.

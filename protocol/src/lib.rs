@@ -23,6 +23,7 @@ pub mod seed;
 pub mod slice;
 pub mod tensor_file;
 pub mod tensors;
+mod verdict;
 pub mod weights;
 
 /// Version of the protocol; it stands in every signed object.

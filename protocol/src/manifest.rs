@@ -64,6 +64,9 @@ pub struct Entry {
     /// blake3 of its artifact file, where a valid commit named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub artifact: Option<Hex32>,
+    /// With `stale-base`: windows between the base that it started from and the one that it should have, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u64>,
 }
 
 /// A signed manifest contradicts itself or its predecessor: whoever signed it is at fault, nobody follows.
@@ -171,6 +174,7 @@ mod tests {
             hotkey: Hotkey::from(&keypair(uid + 1)),
             verdict,
             artifact: Some(Hex32([uid; 32])),
+            behind: None,
         };
         Manifest {
             blocks: Some(Blocks { start: Hex32([1; 32]), reveal: Hex32([2; 32]) }),

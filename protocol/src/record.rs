@@ -41,6 +41,9 @@ pub struct Judged {
     /// What the manifest says instead: the verdict is disputed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disputed: Option<Verdict>,
+    /// With `stale-base`: windows between the base that it started from and the one that it should have, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind: Option<u64>,
 }
 
 /// Body of scores.json.

@@ -4,6 +4,7 @@
 //! them different things.
 
 use bistro_protocol::{
+    artifact,
     base::Base,
     check::{Commit, MAX_COMMIT, Rules, Stored, Verdict, lower_median, norm_is_excessive},
     hotkey::Hotkey,
@@ -35,12 +36,23 @@ pub struct Work {
     pub commit: Option<Commit>,
     /// Of a whole model: the block since which its hotkey has been committed to it.
     pub since: Option<u64>,
+    /// Of work that started from another base: which one, if it says so under its hotkey's signature.
+    pub started_from: Option<[u8; 32]>,
 }
 
 impl Work {
     /// The one word.
     pub fn verdict(&self) -> Verdict {
         self.outcome.as_ref().err().copied().unwrap_or(Verdict::Accepted)
+    }
+
+    /// Windows between the base that rejected work started from and that of `window`; `None` also where this node does not
+    /// remember such a base.
+    pub fn behind(&self, node: &Node, window: u64) -> Option<u64> {
+        let digest = hex::encode(self.started_from?);
+        let history = node.telemetry.status.read().history;
+        let found = history.iter().rfind(|r| r.window < window && r.base_digest == digest)?;
+        Some(window - found.window)
     }
 
     /// Digest of the committed artifact.
@@ -78,6 +90,9 @@ pub async fn collect(
         .map(|(uid, hotkey)| work_of(node, &rules, (&slice, base), uid, hotkey));
     let works: Vec<Result<Work, Failure>> = works.buffered(CONCURRENCY).collect().await;
     let mut works = works.into_iter().collect::<Result<Vec<_>, _>>()?;
+    if !node.mechanism().has_common_base() {
+        node.state.keep_cached(&works.iter().filter_map(Work::artifact).collect::<Vec<_>>())?;
+    }
     // Nothing is gained by the size of a whole model.
     let median_norm = if node.mechanism().has_common_base() { judge_norms(&mut works) } else { None };
     for work in &works {
@@ -128,7 +143,8 @@ pub async fn work_of(
     uid: u16,
     hotkey: Hotkey,
 ) -> Result<Work, Failure> {
-    let reject = |verdict, commit| Ok(Work { uid, hotkey, outcome: Err(verdict), commit, since: None });
+    let reject =
+        |verdict, commit| Ok(Work { uid, hotkey, outcome: Err(verdict), commit, since: None, started_from: None });
     let key = node.key(&hotkey, rules.window, Kind::Commit);
     let check = |found: Option<(&[u8], i64)>| rules.commit(&hotkey, true, found);
     // Larger than any commit: whatever it is, it is late or unreadable, in this order.
@@ -147,25 +163,47 @@ pub async fn work_of(
     if let Err(verdict) = rules.stored(&commit, stored) {
         return reject(verdict, Some(commit));
     }
-    let check = |found: &Object| rules.artifact(&hotkey, &commit, &found.bytes);
-    // Larger than it was a moment ago: not what was committed.
-    let outcome = bounded(node, &key, commit.size, check, |_| Err(Verdict::NotCommitted)).await?;
+    let check = |bytes: &[u8]| {
+        rules.artifact(&hotkey, &commit, bytes).map_err(|verdict| {
+            let file = artifact::decode(bytes).ok().filter(|_| verdict == Verdict::StaleBase);
+            (verdict, file.map(|file| file.base))
+        })
+    };
+    // A model is judged in many windows, and downloaded once.
+    let cached = match since {
+        Some(_) => node.state.cached(&commit.digest)?.and_then(|bytes| check(&bytes).ok()),
+        None => None,
+    };
+    let outcome = match cached {
+        Some(model) => Some(Ok(model)),
+        None => {
+            let check = |found: &Object| check(&found.bytes).map(|work| (work, found.bytes.clone()));
+            // Larger than it was a moment ago: not what was committed.
+            let found = bounded(node, &key, commit.size, check, |_| Err((Verdict::NotCommitted, None))).await?;
+            if let (Some(_), Some(Ok((_, bytes)))) = (since, &found) {
+                node.state.cache(&commit.digest, bytes)?;
+            }
+            found.map(|found| found.map(|(work, _)| work))
+        }
+    };
     let effect = |work| match node.mechanism().effect(work, slice, base) {
         effect if effect.all_finite() => Ok(effect),
         _ => Err(Verdict::NotFinite),
     };
-    let outcome = outcome.unwrap_or(Err(Verdict::NoArtifact)).and_then(effect);
-    Ok(Work { uid, hotkey, outcome, commit: Some(commit), since })
+    let outcome = outcome.unwrap_or(Err((Verdict::NoArtifact, None)));
+    let started_from = outcome.as_ref().err().and_then(|(_, base)| *base);
+    let outcome = outcome.map_err(|(verdict, _)| verdict).and_then(effect);
+    Ok(Work { uid, hotkey, outcome, commit: Some(commit), since, started_from })
 }
 
 /// Reads and checks an object of at most `most` bytes; `None` where there is none.
-async fn bounded<T>(
+async fn bounded<T, E>(
     node: &Node,
     key: &str,
     most: u64,
-    check: impl Fn(&Object) -> Result<T, Verdict>,
-    too_large: impl Fn(Stored) -> Result<T, Verdict>,
-) -> Result<Option<Result<T, Verdict>>, Failure> {
+    check: impl Fn(&Object) -> Result<T, E>,
+    too_large: impl Fn(Stored) -> Result<T, E>,
+) -> Result<Option<Result<T, E>>, Failure> {
     match node.read(key, most, check).await {
         Err(bucket::Error::TooLarge { .. }) => {
             let head = node.bucket.head(key).await?;

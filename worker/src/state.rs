@@ -23,6 +23,9 @@ const MAX_FILE: u64 = 16 << 30;
 /// Largest JSON file of state.
 const MAX_JSON: u64 = 64 << 20;
 
+/// What the names of files from the bucket start with.
+const CACHED: &str = "cached-";
+
 /// The folder of one run.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -180,6 +183,29 @@ impl State {
         Ok(())
     }
 
+    /// A file from the bucket that was checked before, by its digest; `None` where it is not here.
+    pub fn cached(&self, digest: &Hex32) -> Result<Option<Vec<u8>>, Failure> {
+        self.read(&cache_file(digest))
+    }
+
+    /// Keeps a file from the bucket.
+    pub fn cache(&self, digest: &Hex32, bytes: &[u8]) -> Result<(), Failure> {
+        Ok(files::write_atomic(&self.path(&cache_file(digest)), bytes)?)
+    }
+
+    /// Deletes all kept files but these.
+    pub fn keep_cached(&self, digests: &[Hex32]) -> Result<(), Failure> {
+        let kept: Vec<String> = digests.iter().map(cache_file).collect();
+        let entries = std::fs::read_dir(&self.folder)
+            .map_err(|e| Failure::Transient(format!("failed to list {}: {e}", self.folder.display())))?;
+        let names = entries.flatten().filter_map(|e| e.file_name().into_string().ok());
+        for name in names.filter(|name| name.starts_with(CACHED) && !kept.contains(name)) {
+            // What cannot be deleted is tried again in the next window.
+            let _ = std::fs::remove_file(self.path(&name));
+        }
+        Ok(())
+    }
+
     /// A small JSON file, if it is there and sound.
     pub fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Failure> {
         let bytes = files::read_bounded(&self.path(name), MAX_JSON)?;
@@ -212,6 +238,10 @@ impl State {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
+}
+
+fn cache_file(digest: &Hex32) -> String {
+    format!("{CACHED}{digest}")
 }
 
 fn base_file(window: u64) -> String {
@@ -260,6 +290,20 @@ mod tests {
         assert!(state.base(2).expect("readable").is_some());
         state.forget_before(&["base"], 99).expect("deletable");
         assert_eq!(state.windows_of("base").expect("readable"), [10], "the newest stays");
+    }
+
+    #[test]
+    fn files_from_the_bucket_are_kept_by_digest() {
+        let root = tempfile::tempdir().expect("temporary folder");
+        let state = State::open(root.path(), &agreement(), Hotkey([5; 32])).expect("new");
+        let [one, two] = [Hex32([1; 32]), Hex32([2; 32])];
+        state.cache(&one, b"one").expect("written");
+        state.cache(&two, b"two").expect("written");
+        state.save_base(&saved(1)).expect("saved");
+        state.keep_cached(&[two]).expect("listed");
+        assert_eq!(state.cached(&one).expect("readable"), None);
+        assert_eq!(state.cached(&two).expect("readable").as_deref(), Some(&b"two"[..]));
+        assert!(state.newest_base().expect("readable").is_some(), "nothing else is touched");
     }
 
     #[test]

@@ -92,7 +92,7 @@ fn manifest(bytes: &[u8]) -> bool {
 }
 
 fn manifests() -> Vec<Vec<u8>> {
-    let entry = |uid, verdict| Entry { uid, hotkey: alice(), verdict, artifact: Some(Hex32([7; 32])) };
+    let entry = |uid, verdict| Entry { uid, hotkey: alice(), verdict, artifact: Some(Hex32([7; 32])), behind: Some(1) };
     let full = Manifest {
         blocks: Some(Blocks { start: Hex32([1; 32]), reveal: Hex32([2; 32]) }),
         neurons: vec![entry(0, Verdict::Accepted), entry(1, Verdict::Late)],
@@ -111,7 +111,7 @@ fn verdicts(bytes: &[u8]) -> bool {
 }
 
 fn judged() -> Vec<Vec<u8>> {
-    let judged = |uid, verdict, disputed| Judged { uid, hotkey: alice(), verdict, disputed };
+    let judged = |uid, verdict, disputed| Judged { uid, hotkey: alice(), verdict, disputed, behind: Some(3) };
     let verdicts = vec![judged(0, Verdict::Accepted, None), judged(1, Verdict::Late, Some(Verdict::Accepted))];
     sealed(Kind::Verdicts, &Verdicts { verdicts })
 }

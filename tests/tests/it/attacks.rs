@@ -22,13 +22,14 @@ use futures::future::join_all;
 use crate::support::{Node, Subnet, wait};
 
 /// What each attacker does, and the one word that it gets for it.
-const ATTACKS: [(&str, Verdict); 16] = [
+const ATTACKS: [(&str, Verdict); 17] = [
     ("commit-of-another-key", Verdict::Forged),
     ("artifact-of-another-key", Verdict::Forged),
     ("commit-late", Verdict::Late),
     ("commit-replayed", Verdict::WrongWindow),
     ("artifact-replayed", Verdict::WrongWindow),
     ("stale-base", Verdict::StaleBase),
+    ("stale-by-one", Verdict::StaleBase),
     ("another-run", Verdict::RunMismatch),
     ("commit-garbage", Verdict::Unreadable),
     ("commit-huge", Verdict::Unreadable),
@@ -56,6 +57,8 @@ struct Scene<'a> {
     subnet: &'a Subnet,
     window: u64,
     base: [u8; 32],
+    /// Digest of the base before that.
+    before: [u8; 32],
     shape: Vec<(String, Vec<usize>)>,
 }
 
@@ -82,6 +85,7 @@ impl Scene<'_> {
             "artifact-of-another-key" => artifact(&agreement, window, stranger.keypair(), self.base, &self.work(1e-6)),
             "artifact-replayed" => artifact(&agreement, window - 1, own, self.base, &self.work(1e-6)),
             "stale-base" => artifact(&agreement, window, own, [7; 32], &self.work(1e-6)),
+            "stale-by-one" => artifact(&agreement, window, own, self.before, &self.work(1e-6)),
             "another-run" => artifact(&other_run, window, own, self.base, &self.work(1e-6)),
             "header-bomb" => [&(1u64 << 40).to_le_bytes()[..], &[b' '; 512]].concat(),
             "nan" => artifact(&agreement, window, own, self.base, &self.work(f32::NAN)),
@@ -164,12 +168,16 @@ async fn every_attack_on_a_window_is_named_and_earns_nothing() {
     // A window that everybody is registered for and that has not begun.
     let window = subnet.clock().window_of(subnet.chain.head().number) + 1;
     let status = averager.until(|s| s.base_window >= Some(window)).await;
-    let found = status.history.iter().find(|r| r.window == window).map(|r| r.base_digest.clone());
-    let mut base = [0; 32];
-    hex::decode_to_slice(found.expect("it remembers"), &mut base).expect("a digest");
+    let digest = |window| {
+        let found = status.history.iter().find(|r| r.window == window).map(|r| r.base_digest.clone());
+        let mut digest = [0; 32];
+        hex::decode_to_slice(found.expect("it remembers"), &mut digest).expect("a digest");
+        digest
+    };
+    let (base, before) = (digest(window), digest(window - 1));
     let engine = Engine::new(&subnet.settings.run.model, 256, subnet.settings.run.dataset.sequence_length, 1);
     let schema = engine.and_then(|e| e.initial(1)).expect("a model");
-    let scene = Scene { subnet: &subnet, window, base, shape: slice::shape(&schema, 4) };
+    let scene = Scene { subnet: &subnet, window, base, before, shape: slice::shape(&schema, 4) };
     squat(&subnet, &wallets[0], &subnet.wallet(Role::Miner, "a"), window).await;
     join_all(attacks.iter().zip(&wallets).map(|((attack, _), wallet)| scene.attack(attack, wallet))).await;
 
@@ -190,6 +198,14 @@ async fn every_attack_on_a_window_is_named_and_earns_nothing() {
         assert_eq!(said, Some(*expected), "{attack}");
         assert_eq!(own, Some((*expected, None)), "{attack}: the validator finds the same");
     }
+    let behind = |attack: &str| {
+        let at = attacks.iter().position(|(name, _)| *name == attack).expect("an attack");
+        let hotkey = Hotkey(wallets[at].hotkey.public());
+        let said = manifest.neurons.iter().find(|e| e.hotkey == hotkey).and_then(|e| e.behind);
+        (said, verdicts.verdicts.iter().find(|j| j.hotkey == hotkey).and_then(|j| j.behind))
+    };
+    assert_eq!(behind("stale-by-one"), (Some(1), Some(1)), "who fell behind learns by how much");
+    assert_eq!(behind("stale-base"), (None, None), "a base that the run never had");
     for name in ["a", "b", "c"] {
         assert_eq!(subnet.verdict(window, &subnet.wallet(Role::Miner, name)).await, Some(Verdict::Accepted), "{name}");
     }

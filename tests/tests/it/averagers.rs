@@ -55,7 +55,7 @@ impl Averager {
             .map(|(uid, hotkey)| {
                 let work = kept.iter().find(|w| w.uid == *uid);
                 let verdict = work.map_or(Verdict::NoCommit, |w| w.verdict());
-                Entry { uid: *uid, hotkey: *hotkey, verdict, artifact: work.and_then(|w| w.artifact()) }
+                Entry { uid: *uid, hotkey: *hotkey, verdict, artifact: work.and_then(|w| w.artifact()), behind: None }
             })
             .collect();
         if let Some(merged) = merge(&node.settings.run.merge.rule, &works) {

@@ -73,8 +73,13 @@ async fn publish_history(subnet: &Subnet, wallet: &DevWallet, bucket: &Bucket) -
         let slice = Slice::derive(of, &base.parameters);
         mechanism.outer_step(&mut base, &slice, &merged, &run.training, window);
         let file = artifact::encode(&agreement, window, Kind::Aggregate, keypair, before, &merged);
-        let entry =
-            Entry { uid: 0, hotkey, verdict: Verdict::Accepted, artifact: Some(Hex32(seed::seed("test", &window))) };
+        let entry = Entry {
+            uid: 0,
+            hotkey,
+            verdict: Verdict::Accepted,
+            artifact: Some(Hex32(seed::seed("test", &window))),
+            behind: None,
+        };
         let manifest = Manifest {
             blocks: Some(Blocks { start: Hex32(start), reveal: Hex32(reveal) }),
             neurons: vec![entry],

@@ -160,6 +160,7 @@ impl Averager {
             hotkey: work.hotkey,
             verdict: work.verdict(),
             artifact: work.artifact(),
+            behind: work.behind(node, window),
         });
         let mut manifest = Manifest {
             blocks: Some(Blocks { start: facts.start, reveal: Hex32(reveal) }),

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub incentive: Gauge,
     /// Windows between the clock and the base.
     pub windows_behind: IntGauge,
+    /// Windows that the base of each miner's latest work was behind, where it was.
+    pub miner_windows_behind: GaugeVec,
     /// Bucket requests by operation and outcome.
     pub bucket_requests: IntCounterVec,
     /// Chain requests by method and outcome.
@@ -189,6 +191,10 @@ impl Metrics {
                 "bistro_windows_behind",
                 "Windows between the chain's clock and the base that this node holds: 0 or 1 when it keeps up.",
             )),
+            miner_windows_behind: known(per_miner(
+                "bistro_miner_windows_behind",
+                "Windows that the base of the latest work of each miner was behind; only of those that were.",
+            )),
             bucket_requests: known(IntCounterVec::new(
                 Opts::new(
                     "bistro_bucket_requests_total",
@@ -212,16 +218,21 @@ impl Metrics {
 
     /// Shows a validator's whole view of the miners, and forgets the miners that are no longer in it.
     pub fn scored(&self, scores: &[Scored]) {
+        // Only who is behind has a value.
+        self.miner_windows_behind.reset();
         for gauge in [&self.score, &self.score_average, &self.weight] {
             keep_only(gauge, scores);
         }
-        for Scored { uid, hotkey, raw, average, weight, verdict: _ } in scores {
+        for Scored { uid, hotkey, raw, average, weight, verdict: _, behind } in scores {
             let miner = MetricMiner { uid: *uid, hotkey };
             if let Some(raw) = raw {
                 miner.set(&self.score, *raw);
             }
             miner.set(&self.score_average, *average);
             miner.set(&self.weight, *weight);
+            if let Some(behind) = behind {
+                miner.set(&self.miner_windows_behind, *behind as f64);
+            }
         }
     }
 
@@ -291,6 +302,7 @@ impl Metrics {
             record_faults,
             incentive,
             windows_behind,
+            miner_windows_behind,
             bucket_requests,
             chain_requests,
         } = self;
@@ -314,6 +326,7 @@ impl Metrics {
         self.add(record_faults);
         self.add(incentive);
         self.add(windows_behind);
+        self.add(miner_windows_behind);
         self.add(bucket_requests);
         self.add(chain_requests);
         #[cfg(target_os = "linux")]

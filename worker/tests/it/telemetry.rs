@@ -77,6 +77,7 @@ async fn metrics_have_the_names_that_dashboards_use() {
         average: 0.9,
         weight: 0.25,
         verdict: "accepted".into(),
+        behind: None,
     };
     telemetry.metrics.scored(&[scored(3, "5Old")]);
     telemetry.metrics.scored(&[scored(3, "5New")]);

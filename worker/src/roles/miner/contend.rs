@@ -85,8 +85,9 @@ impl Miner {
         }
         self.show_commitment(window, &mut standing).await?;
         let Some(shown) = &standing.shown else {
-            node.telemetry
-                .message("has no model yet that is better than the one that it started from: publishes nothing");
+            if standing.next.is_none() {
+                node.telemetry.message("has no model yet that is better than what it started from: publishes nothing");
+            }
             node.telemetry.phase(Phase::Waiting);
             return Ok(());
         };

@@ -241,6 +241,17 @@ impl Miner {
             Verdict::Late => {
                 "the bucket took it after the deadline: use a faster link or longer phases, and compare the clocks of bucket and chain"
             }
+            Verdict::StaleBase => {
+                let from = match entry.behind {
+                    Some(behind) => format!("it started from the base of {behind} windows before"),
+                    None => "it started from a base that the averager does not know".to_owned(),
+                };
+                node.telemetry.message(format!(
+                    "the work of window {window} did not count ({}): {from}; it follows the manifests from here on; if this comes back, delete the state folder, and it joins from a snapshot",
+                    entry.verdict
+                ));
+                return;
+            }
             Verdict::NoCommitment => {
                 "the chain did not show the commitment to it in time: train faster, or use a longer commit phase"
             }

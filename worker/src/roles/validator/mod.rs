@@ -43,6 +43,8 @@ pub struct Validator {
     /// The newest window of each other validator's records that was compared; lost with the process, which costs
     /// one comparison.
     compared: BTreeMap<Hotkey, u64>,
+    /// Windows that miners' bases are behind, by uid, as far as the latest work shows it.
+    behind: BTreeMap<u16, u64>,
 }
 
 /// What survives a restart beside the base.
@@ -63,7 +65,7 @@ impl Loop for Validator {
     async fn start(node: Arc<Node>) -> Result<Self, Failure> {
         let follower = Follower::start(&node).await?;
         let memory: Memory = node.state.read_json(BOOK)?.unwrap_or_default();
-        let validator = Self { node, follower, memory, compared: BTreeMap::new() };
+        let validator = Self { node, follower, memory, compared: BTreeMap::new(), behind: BTreeMap::new() };
         validator.show(&[]);
         Ok(validator)
     }
@@ -146,6 +148,14 @@ impl Validator {
         for work in collected.works.iter().filter(|w| w.verdict() != Verdict::NoCommit) {
             super::count_verdict(&self.node, work.verdict());
         }
+        for work in &collected.works {
+            match work.behind(&self.node, facts.window) {
+                Some(behind) => drop(self.behind.insert(work.uid, behind)),
+                // Whoever caught up is not behind; who publishes nothing may still be.
+                None if work.verdict() != Verdict::NoCommit => drop(self.behind.remove(&work.uid)),
+                None => {}
+            }
+        }
         let neurons: Vec<(u16, Hotkey, bool)> = collected
             .works
             .iter()
@@ -183,6 +193,7 @@ impl Validator {
                 average: s.average,
                 weight: weight(uid),
                 verdict: s.verdict.to_string(),
+                behind: self.behind.get(&uid).copied(),
             })
             .collect();
         self.node.telemetry.metrics.scored(&scores);

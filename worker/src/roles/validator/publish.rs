@@ -34,7 +34,8 @@ impl Validator {
         };
         let judged = collected.works.iter().map(|work| {
             let (own, said) = (work.verdict(), said(work.uid));
-            Judged { uid: work.uid, hotkey: work.hotkey, verdict: own, disputed: (own != said).then_some(said) }
+            let (disputed, behind) = ((own != said).then_some(said), work.behind(node, facts.window));
+            Judged { uid: work.uid, hotkey: work.hotkey, verdict: own, disputed, behind }
         });
         let verdicts: Vec<Judged> = judged.filter(|j| j.verdict != Verdict::NoCommit || j.disputed.is_some()).collect();
         for Judged { uid, verdict, disputed, .. } in &verdicts {
