@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! margin(age)      = max(floor, epsilon * (1 - age / decayBlocks))
-//! y beats older x  on a page: loss_y < (1 - margin(age_x)) * loss_x; else x beats y
+//! y beats older x  on a page: loss_y < (1 - margin(age_x)) * loss_x
+//! a page's winner  : the oldest competitive model, or whoever beats it, or whoever beats that one, in the order of age
 //! competitive      : mean loss below (1 - floor) * that of every older competitive model of others, also of those that
 //!                    their owners replaced only after it came
-//! raw_i            = pages that i won against competitive models / pages that all won
+//! raw_i            = pages that i won / pages that somebody won
 //! ```
 //!
 //! The age of a model counts from the block in which its hotkey committed itself to it on the chain, before anybody could
@@ -15,6 +16,9 @@
 //! Former models count too: whoever copies a model before its owner replaces it by a better one holds an older
 //! commitment than that better one, and would win the pages on which progress was less than the margin. A copy earned 0.18
 //! of an honest income so. Against the model that it copied it wins nothing.
+//!
+//! A page has one winner. If every pair were compared, as elsewhere, a row of weak models, each a little better than the one
+//! before, would win from each other what the best one wins from all of them: six of them had three quarters of the pay.
 //!
 //! The margin falls, so that nobody who was once the first is safe from small progress for ever, but never to 0: a copy
 //! with a little noise is better on half of the pages.
@@ -81,27 +85,21 @@ pub fn competitive(contenders: &[Contender], settings: &LossWins) -> Vec<bool> {
 }
 
 /// Raw scores in the order of the contenders; they sum to 1, or are all 0 where nobody computes. All have the same pages.
-/// Those that were replaced win nothing, and nobody wins from them.
+/// A page goes to one competitive model that stands: the oldest has it, until a younger one beats who has it.
 pub fn raw_scores(contenders: &[Contender], settings: &LossWins) -> Vec<f64> {
     let competitive = competitive(contenders, settings);
     let stands = |i: &usize| competitive[*i] && contenders[*i].replaced.is_none();
-    let rivals: Vec<usize> = (0..contenders.len()).filter(stands).collect();
+    let mut rivals: Vec<usize> = (0..contenders.len()).filter(stands).collect();
+    rivals.sort_by_key(|i| (std::cmp::Reverse(contenders[*i].age), contenders[*i].uid));
     let mut wins = vec![0u64; contenders.len()];
-    if let [alone] = rivals[..] {
-        wins[alone] = u64::from(contenders[alone].mean().is_finite());
-    }
-    for (at, first) in rivals.iter().enumerate() {
-        for second in &rivals[at + 1..] {
-            let older_first = contenders[*first].is_older_than(&contenders[*second]);
-            let (older, younger) = if older_first { (*first, *second) } else { (*second, *first) };
-            let most = 1.0 - margin(settings, contenders[older].age);
-            for (x, y) in contenders[older].losses.iter().zip(&contenders[younger].losses) {
-                match () {
-                    () if *y < most * x => wins[younger] += 1,
-                    () if x.is_finite() => wins[older] += 1,
-                    () => {}
-                }
-            }
+    for page in 0..contenders.iter().map(|c| c.losses.len()).min().unwrap_or(0) {
+        let loss = |i: usize| contenders[i].losses[page];
+        let beats = |younger: usize, older: usize| {
+            loss(younger) < (1.0 - margin(settings, contenders[older].age)) * loss(older)
+        };
+        let best = rivals.iter().copied().reduce(|best, younger| if beats(younger, best) { younger } else { best });
+        if let Some(best) = best.filter(|best| loss(*best).is_finite()) {
+            wins[best] += 1;
         }
     }
     let all = wins.iter().sum::<u64>().max(1) as f64;
@@ -198,6 +196,18 @@ mod tests {
         assert_eq!(score(&[now.clone(), copy, former(1, 200)]), [0.5, 0.5, 0.0], "nobody is measured by its own");
         let honest = contender(1, 200, [1.9; 4]);
         assert_eq!(score(&[now, honest, former(0, 100)]), [0.0, 1.0, 0.0], "better work is no copy");
+    }
+
+    /// One operator commits to a row of models, each a little better than the one before; then somebody trains.
+    #[test]
+    fn a_row_of_weak_models_has_nothing_beside_a_good_one() {
+        let weak = (0..6).map(|i| contenders_of(i, 900 - u64::from(i), 5.0 - 0.1 * f64::from(i)));
+        let all: Vec<_> = weak.chain([contenders_of(9, 10, 3.0)]).collect();
+        assert_eq!(raw_scores(&all, &settings()), [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    }
+
+    fn contenders_of(uid: u16, age: u64, loss: f64) -> Contender {
+        contender(uid, age, [loss; 4])
     }
 
     /// Progress has become less than the floor: each is no better than what the other had, and somebody is paid all the same.

@@ -16,7 +16,7 @@ use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 pub use self::table::Format;
-use crate::{environment::Environment, failure::Failure, follow::averager_of, node::Node, roles::prepare};
+use crate::{bucket, environment::Environment, failure::Failure, follow::averager_of, node::Node, roles::prepare};
 
 /// What is shown of a run.
 #[derive(Subcommand)]
@@ -142,13 +142,18 @@ async fn manifests(node: &Node, windows: std::ops::RangeInclusive<u64>) -> Resul
 /// A validator's record of a window that follows from itself; `None` where there is none, or a warning says what is wrong.
 async fn record(node: &Node, validator: &Hotkey, window: u64) -> Result<Option<Scores>, Failure> {
     let key = node.key(validator, window, Kind::Scores);
-    let check = |found: &crate::bucket::Object| {
+    let check = |found: &bucket::Object| {
         let opened = object::open::<Scores>(&node.agreement, validator, window, Kind::Scores, &found.bytes);
         let scores = opened.map_err(|verdict| verdict.to_string())?.body;
         scores.check(validator).map_err(|fault| fault.to_string())?;
         Ok(scores)
     };
-    match node.read(&key, MAX_RECORD, check).await? {
+    let found = match node.read(&key, MAX_RECORD, check).await {
+        // Whoever owns the key may put anything there.
+        Err(fault @ (bucket::Error::TooLarge { .. } | bucket::Error::Unsteady { .. })) => Some(Err(fault.to_string())),
+        found => found?,
+    };
+    match found {
         Some(Err(fault)) => {
             eprintln!("{key}: {fault}: left out");
             Ok(None)

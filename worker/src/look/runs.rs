@@ -15,7 +15,11 @@ use super::{
     table::{Table, rounded},
     validators as permitted,
 };
-use crate::{bucket::Object, failure::Failure, node::Node};
+use crate::{
+    bucket::{self, Object},
+    failure::Failure,
+    node::Node,
+};
 
 /// The newest work of every miner that published any.
 pub(super) async fn miners(node: &Node, windows: u64) -> Result<Table, Failure> {
@@ -151,7 +155,7 @@ async fn commit(node: &Node, hotkey: &Hotkey, window: u64) -> Result<Option<(Com
     };
     match node.read(&key, MAX_COMMIT, check).await {
         Ok(found) => Ok(found.and_then(Result::ok)),
-        Err(crate::bucket::Error::TooLarge { .. }) => Ok(None),
+        Err(bucket::Error::TooLarge { .. } | bucket::Error::Unsteady { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

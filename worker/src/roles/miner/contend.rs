@@ -29,10 +29,10 @@ const STANDING: &str = "standing.json";
 const SIGNED: &str = "signed";
 /// Kind of the files with the parameters that training goes on from.
 pub(super) const MODEL: &str = "model";
-/// Models before the current one that stay in the bucket: as many as validators look at.
-const FORMER: usize = 3;
+/// Models before the current one that stay in the bucket: more than validators look at.
+const FORMER: usize = 8;
 /// Blocks before the commits close in which a commitment that is not final yet is given up on for this window.
-const SPARE: u64 = 2;
+const SPARE: u64 = 3;
 
 /// What survives a restart beside the files.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -91,10 +91,12 @@ impl Miner {
             node.telemetry.phase(Phase::Waiting);
             return Ok(());
         };
-        if self.commit(window, &shown.commit).await? {
+        let committed = self.commit(window, &shown.commit).await?;
+        self.upload(window, &mut standing).await?;
+        if committed {
             node.telemetry.status.update(|s| s.windows += 1);
         }
-        self.upload(window, &mut standing).await
+        Ok(())
     }
 
     /// Trains for one window, and signs the result where it is better than all before by more than the floor: whoever
@@ -116,7 +118,8 @@ impl Miner {
         let loss = node.displayed_loss(model.clone()).await?;
         node.state.write_of(MODEL, window + 1, &tensor_file::write(&[], &model))?;
         let Mechanism::LossWins(settings) = node.mechanism() else { return Ok(()) };
-        if loss < (1.0 - settings.floor.value()) * best {
+        // One that the chain may still take comes first: else it could show a model that nobody uploads.
+        if standing.next.is_none() && loss < (1.0 - settings.floor.value()) * best {
             let (keypair, base) = (node.wallet.keypair(), self.follower.digest);
             let file = artifact::encode(&node.agreement, window, Kind::Model, keypair, base, &model);
             node.state.write_of(SIGNED, window, &file)?;
@@ -173,24 +176,22 @@ impl Miner {
         let (netuid, bytes) = (node.settings.netuid, commitment.to_bytes());
         // A process that was killed after it sent it finds it there.
         let found = node.chain.commitment(netuid, node.hotkey.0, node.head().hash).await?;
-        let block = match found.filter(|found| found.bytes == bytes) {
-            Some(found) => Some(found.block),
-            None => tokio::select! {
+        let shows = |found: Option<chain::Committed>| found.filter(|f| f.bytes == bytes).map(|f| f.block);
+        if shows(found).is_none() {
+            tokio::select! {
                 made = node.chain.commit(&node.wallet, netuid, &bytes) => match made {
-                    Ok(made) => Some(made.block),
-                    Err(chain::Error::Refused(refusal)) => {
-                        node.telemetry.message(refusal.to_string());
-                        None
-                    }
+                    Ok(_) => {}
+                    Err(chain::Error::Refused(refusal)) => node.telemetry.message(refusal.to_string()),
                     Err(error) => return Err(error.into()),
                 },
                 reached = node.reached(closes.saturating_sub(SPARE)) => {
                     reached?;
                     node.telemetry.message(format!("the commitment to the model of window {} is not final yet: is judged by the one before in window {window}", next.window));
-                    None
                 }
-            },
-        };
+            }
+        }
+        // Its own block counts, whenever this node learned of it.
+        let block = shows(node.chain.commitment(netuid, node.hotkey.0, node.head().hash).await?);
         if block.is_some_and(|block| block <= closes) {
             standing.former.extend(standing.shown.take().map(|shown| shown.window));
             let extra = standing.former.len().saturating_sub(FORMER);

@@ -43,9 +43,17 @@ pub(super) struct Replaced {
 }
 
 impl Formers {
-    /// Takes a look at what everybody is committed to. What was replaced is kept only as long as somebody else holds a
-    /// commitment from the time in which it stood: nobody else can gain by it.
-    pub(super) fn observe(&mut self, models: &Models) {
+    /// Takes a look at what everybody is committed to as of block `at`. What was replaced is kept only as long as somebody else
+    /// holds a commitment from the time in which it stood: nobody else can gain by it. Where there is more than is
+    /// looked at, that of those with the lowest averages goes first.
+    pub(super) fn observe(&mut self, models: &Models, at: u64, average: impl Fn(&Hotkey) -> f64) {
+        let gone = self.current.iter().filter(|(hotkey, _)| !models.contains_key(hotkey));
+        self.replaced.extend(gone.map(|(hotkey, (commitment, since))| Replaced {
+            hotkey: *hotkey,
+            commitment: commitment.clone(),
+            since: *since,
+            until: at,
+        }));
         for (hotkey, (commitment, since)) in models {
             let now = (commitment.to_bytes(), *since);
             match self.current.insert(*hotkey, now.clone()) {
@@ -68,8 +76,9 @@ impl Formers {
                 self.replaced.push(replaced.clone());
             }
         }
-        let extra = self.replaced.len().saturating_sub(MOST.1);
-        self.replaced.drain(..extra);
+        self.replaced.sort_by(|a, b| average(&b.hotkey).total_cmp(&average(&a.hotkey)).then(a.since.cmp(&b.since)));
+        self.replaced.truncate(MOST.1);
+        self.replaced.sort_by_key(|r| (r.since, r.hotkey));
     }
 }
 
@@ -128,28 +137,44 @@ mod tests {
     #[test]
     fn what_was_replaced_counts_while_somebody_may_have_copied_it() {
         let mut formers = Formers::default();
-        formers.observe(&models(&[(1, 10), (2, 5)]));
-        formers.observe(&models(&[(1, 10), (2, 15)]));
+        formers.observe(&models(&[(1, 10), (2, 5)]), 99, |_| 0.0);
+        formers.observe(&models(&[(1, 10), (2, 15)]), 99, |_| 0.0);
         assert_eq!(kept(&formers), [(2, 5, 15)], "1 committed while it stood");
-        formers.observe(&models(&[(1, 20), (2, 15)]));
+        formers.observe(&models(&[(1, 20), (2, 15)]), 99, |_| 0.0);
         assert_eq!(kept(&formers), [(1, 10, 20)], "2 may have copied that; nobody holds a commitment from 5 to 15");
-        formers.observe(&models(&[(1, 20), (2, 25)]));
+        formers.observe(&models(&[(1, 20), (2, 25)]), 99, |_| 0.0);
         assert_eq!(kept(&formers), [(2, 15, 25)]);
-        formers.observe(&models(&[(2, 25)]));
+        formers.observe(&models(&[(2, 25)]), 30, |_| 0.0);
+        assert_eq!(kept(&formers), [(1, 20, 30)], "who takes its commitment back has had it");
+        formers.observe(&models(&[(2, 35)]), 40, |_| 0.0);
         assert_eq!(kept(&formers), []);
+    }
+
+    /// Keys that commit anew all the time do not crowd out what the best have replaced.
+    #[test]
+    fn the_formers_of_the_best_are_kept_first() {
+        let mut formers = Formers::default();
+        let all = |step: u64| (1..=60).map(|key| (key, 100 * step + u64::from(key))).collect::<Vec<_>>();
+        let average = |hotkey: &Hotkey| if hotkey.0[0] == 7 { 1.0 } else { 0.0 };
+        for step in 0..3 {
+            formers.observe(&models(&all(step)), 100 * step + 99, average);
+        }
+        assert_eq!(kept(&formers).len(), MOST.1);
+        assert!(kept(&formers).iter().any(|(key, ..)| *key == 7), "{:?}", kept(&formers));
     }
 
     #[test]
     fn a_restart_remembers_and_a_flood_is_bounded() {
         let mut formers = Formers::default();
-        formers.observe(&models(&[(1, 10), (2, 5)]));
+        formers.observe(&models(&[(1, 10), (2, 5)]), 99, |_| 0.0);
         let text = serde_json::to_string(&formers).expect("plain data");
         assert_eq!(serde_json::from_str::<Formers>(&text).expect("read back"), formers);
         for step in 0..20u64 {
             // Everybody else holds one from every time.
             let others = (0..=step).map(|other| (100 + other as u8, 10 + other));
-            formers.observe(&models(&[(1, 11 + step)].into_iter().chain(others).collect::<Vec<_>>()));
+            formers.observe(&models(&[(1, 11 + step)].into_iter().chain(others).collect::<Vec<_>>()), 99, |_| 0.0);
         }
-        assert_eq!(kept(&formers).len(), MOST.0, "{:?}", kept(&formers));
+        let own = kept(&formers).into_iter().filter(|(key, ..)| *key == 1).count();
+        assert_eq!(own, MOST.0, "{:?}", kept(&formers));
     }
 }

@@ -96,6 +96,7 @@ impl Validator {
         if self.memory.next > window {
             return Ok(());
         }
+        self.observe_models(window).await?;
         let node = &*self.node;
         // Its miners are drawn by a hash that nobody knows before the window ends.
         let end = node.block_hash(node.clock.end(window)).await?;
@@ -121,9 +122,6 @@ impl Validator {
         };
         self.publish_verdicts(&facts, &manifest, &collected).await?;
         self.observe(&facts, &collected);
-        if !has_common_base && let Some(models) = self.node.models(window).await? {
-            self.memory.formers.observe(&models);
-        }
         let scores = self.evaluate(&facts, end, &collected, &before.base).await?;
         let complete = self.memory.book.is_complete(window, self.rates(), self.memory.first_weights.is_none());
         self.keep_record(window, scores)?;
@@ -142,6 +140,23 @@ impl Validator {
     async fn read_manifest(&self, window: u64) -> Result<Option<Manifest>, Failure> {
         let Some(averager) = averager_of(&self.node, window).await? else { return Ok(None) };
         Ok(self.node.manifest(&averager, window).await?.map(|opened| opened.body))
+    }
+
+    /// Who replaced which model: also in windows that are not scored, else a copy from their time would look like an original.
+    async fn observe_models(&mut self, window: u64) -> Result<(), Failure> {
+        let node = &*self.node;
+        if node.mechanism().has_common_base() {
+            return Ok(());
+        }
+        let (Some(mut models), Some(facts)) = (node.models(window).await?, node.facts(window).await?) else {
+            return Ok(());
+        };
+        models.retain(|hotkey, _| facts.uid_of(hotkey).is_some());
+        let closed = node.clock.commits_close(window);
+        let book = &self.memory.book;
+        let average = |hotkey: &Hotkey| facts.uid_of(hotkey).map_or(0.0, |uid| book.average(uid));
+        self.memory.formers.observe(&models, closed, average);
+        Ok(())
     }
 
     fn observe(&mut self, facts: &Facts, collected: &Collected) {

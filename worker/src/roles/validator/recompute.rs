@@ -9,7 +9,7 @@ use bistro_protocol::{
         loss_wins::{self, Contender},
     },
     object::Hex32,
-    record::{Entry, Evaluation, Scores},
+    record::{Entry, Evaluation, Former, Scores},
     tensors::Tensors,
 };
 
@@ -40,6 +40,9 @@ pub(crate) async fn by_onlooker(
     if let Some(fault) = fault(node, validator, window, scores).await? {
         return Ok(Some(Err(fault)));
     }
+    if !node.mechanism().has_common_base() {
+        return score_of(node, base, Accepted::default(), window, uid, scores).await;
+    }
     let Some(facts) = node.facts(window).await? else { return Ok(None) };
     let Some(collected) = collect(node, &facts, base, base.digest()).await? else { return Ok(None) };
     let accepted: Vec<&Tensors> = collected.works.iter().filter_map(|w| w.outcome.as_ref().ok()).collect();
@@ -58,7 +61,29 @@ pub(super) async fn fault(
     if scores.end != Hex32(end) {
         return Ok(Some("its window ended with another block".to_owned()));
     }
-    Ok(scores.check(validator).err().map(|fault| fault.to_string()))
+    if let Err(fault) = scores.check(validator) {
+        return Ok(Some(fault.to_string()));
+    }
+    Ok(foreign_models(node, window, scores))
+}
+
+/// What is wrong with the models that a record compares: seats, pages, and former models that nobody can have had.
+fn foreign_models(node: &Node, window: u64, scores: &Scores) -> Option<String> {
+    let pages = match node.mechanism() {
+        Mechanism::LossWins(settings) => node.pages.training().min(settings.test_pages.into()) as usize,
+        _ => 0,
+    };
+    let closed = node.clock.commits_close(window);
+    let whole = |e: &Evaluation| e.raw.is_none() || e.losses.len() == pages;
+    let sound = |f: &Former| f.losses.len() == pages && f.since < f.until && f.until <= closed;
+    match () {
+        () if scores.leaders == node.mechanism().has_common_base() => Some("its draw has other seats".to_owned()),
+        () if !scores.miners.iter().filter_map(|m| m.drawn.as_ref()).all(whole) => {
+            Some("it has losses on other pages than the window's".to_owned())
+        }
+        () if !scores.former.iter().all(sound) => Some("it has a former model that nobody can have had".to_owned()),
+        () => None,
+    }
 }
 
 /// Measures one miner of a record that follows from itself, over this base and with this accepted work.
