@@ -1,7 +1,7 @@
 //! Attacks on what is published, all in one window of a running subnet: each is named by its verdict, nobody else
 //! notices, and nobody who attacks is paid.
 
-use bistro_api::Role;
+use bistro_api::{Role, status::WindowRecord};
 use bistro_protocol::{
     artifact,
     check::{Commit, Verdict},
@@ -29,7 +29,7 @@ const ATTACKS: [(&str, Verdict); 17] = [
     ("commit-replayed", Verdict::WrongWindow),
     ("artifact-replayed", Verdict::WrongWindow),
     ("stale-base", Verdict::StaleBase),
-    ("stale-by-one", Verdict::StaleBase),
+    ("stale-older", Verdict::StaleBase),
     ("another-run", Verdict::RunMismatch),
     ("commit-garbage", Verdict::Unreadable),
     ("commit-huge", Verdict::Unreadable),
@@ -57,7 +57,7 @@ struct Scene<'a> {
     subnet: &'a Subnet,
     window: u64,
     base: [u8; 32],
-    /// Digest of the base before that.
+    /// Digest of an older base.
     before: [u8; 32],
     shape: Vec<(String, Vec<usize>)>,
 }
@@ -85,7 +85,7 @@ impl Scene<'_> {
             "artifact-of-another-key" => artifact(&agreement, window, stranger.keypair(), self.base, &self.work(1e-6)),
             "artifact-replayed" => artifact(&agreement, window - 1, own, self.base, &self.work(1e-6)),
             "stale-base" => artifact(&agreement, window, own, [7; 32], &self.work(1e-6)),
-            "stale-by-one" => artifact(&agreement, window, own, self.before, &self.work(1e-6)),
+            "stale-older" => artifact(&agreement, window, own, self.before, &self.work(1e-6)),
             "another-run" => artifact(&other_run, window, own, self.base, &self.work(1e-6)),
             "header-bomb" => [&(1u64 << 40).to_le_bytes()[..], &[b' '; 512]].concat(),
             "nan" => artifact(&agreement, window, own, self.base, &self.work(f32::NAN)),
@@ -165,16 +165,20 @@ async fn every_attack_on_a_window_is_named_and_earns_nothing() {
     let attacks: Vec<_> = ATTACKS.into_iter().chain([SHOUT, (LATE, Verdict::Late)]).collect();
     let wallets = join_all(attacks.iter().map(|(attack, _)| subnet.register(Role::Miner, attack))).await;
 
+    // Something was merged: else there is no older base to start from.
+    averager.until(|s| s.history.iter().any(|r| r.admitted > 0)).await;
     // A window that everybody is registered for and that has not begun.
     let window = subnet.clock().window_of(subnet.chain.head().number) + 1;
     let status = averager.until(|s| s.base_window >= Some(window)).await;
-    let digest = |window| {
-        let found = status.history.iter().find(|r| r.window == window).map(|r| r.base_digest.clone());
+    let digest = |record: &WindowRecord| {
         let mut digest = [0; 32];
-        hex::decode_to_slice(found.expect("it remembers"), &mut digest).expect("a digest");
+        hex::decode_to_slice(&record.base_digest, &mut digest).expect("a digest");
         digest
     };
-    let (base, before) = (digest(window), digest(window - 1));
+    let base = digest(status.history.iter().find(|r| r.window == window).expect("it remembers"));
+    // The newest other one: a window that admitted nothing has left the base as it was.
+    let older = status.history.iter().rfind(|r| r.window < window && digest(r) != base).expect("the first base");
+    let (before, windows) = (digest(older), window - older.window);
     let engine = Engine::new(&subnet.settings.run.model, 256, subnet.settings.run.dataset.sequence_length, 1);
     let schema = engine.and_then(|e| e.initial(1)).expect("a model");
     let scene = Scene { subnet: &subnet, window, base, before, shape: slice::shape(&schema, 4) };
@@ -204,7 +208,7 @@ async fn every_attack_on_a_window_is_named_and_earns_nothing() {
         let said = manifest.neurons.iter().find(|e| e.hotkey == hotkey).and_then(|e| e.behind);
         (said, verdicts.verdicts.iter().find(|j| j.hotkey == hotkey).and_then(|j| j.behind))
     };
-    assert_eq!(behind("stale-by-one"), (Some(1), Some(1)), "who fell behind learns by how much");
+    assert_eq!(behind("stale-older"), (Some(windows), Some(windows)), "who fell behind learns by how much");
     assert_eq!(behind("stale-base"), (None, None), "a base that the run never had");
     for name in ["a", "b", "c"] {
         assert_eq!(subnet.verdict(window, &subnet.wallet(Role::Miner, name)).await, Some(Verdict::Accepted), "{name}");
