@@ -131,7 +131,7 @@ fn table(all: &[Shares], losses: &[(&str, Vec<f64>)], windows: u64, text: &Text)
     }
     let ten_keys = all.iter().map(|s| format!("{:.3}", s.ten_keys)).collect::<Vec<_>>().join(" | ");
     out += &format!("| ten keys of one operator, all together | {ten_keys} |\n");
-    let separated = all.iter().map(|s| separation(s)).collect::<Vec<_>>().join(" | ");
+    let separated = all.iter().map(separation).collect::<Vec<_>>().join(" | ");
     out += &format!("| evaluations until separated, of those that earn at most 0.05: median, p95 | {separated} |\n");
     let wronged = all.iter().map(|s| s.wronged.to_string()).collect::<Vec<_>>().join(" | ");
     out += &format!("| honest evaluations gone wrong | {wronged} |\n");

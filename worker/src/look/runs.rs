@@ -64,7 +64,7 @@ pub(super) async fn validators(node: &Node, windows: u64) -> Result<Table, Failu
     let updated = node.chain.last_update(netuid, at).await?;
     for (uid, hotkey) in permitted(node).await? {
         let newest = newest_record(node, &hotkey, first, now).await?;
-        let (window, scores) = newest.map(|(window, scores)| (window, scores)).unzip();
+        let (window, scores) = newest.unzip();
         let drawn = |s: &Scores| s.miners.iter().filter(|m| m.drawn.is_some()).count();
         let accepted =
             |s: &Scores| s.miners.iter().filter(|m| m.drawn.as_ref().is_some_and(|e| e.raw.is_some())).count();

@@ -49,7 +49,9 @@ impl Table {
                 let names = self.columns.iter().map(|name| (*name).to_owned()).collect();
                 let lines = std::iter::once(names).chain(self.rows.iter().map(|row| row.iter().map(plain).collect()));
                 lines
-                    .map(|fields: Vec<String>| fields.iter().map(quoted).collect::<Vec<_>>().join(",") + "\r\n")
+                    .map(|fields: Vec<String>| {
+                        fields.iter().map(|field| quoted(field)).collect::<Vec<_>>().join(",") + "\r\n"
+                    })
                     .collect()
             }
         }
@@ -93,8 +95,12 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn quoted(field: &String) -> String {
-    if field.contains([',', '"', '\n', '\r']) { format!("\"{}\"", field.replace('"', "\"\"")) } else { field.clone() }
+fn quoted(field: &str) -> String {
+    if field.contains([',', '"', '\n', '\r']) {
+        format!("\"{}\"", field.replace('"', "\"\""))
+    } else {
+        field.to_owned()
+    }
 }
 
 #[cfg(test)]
