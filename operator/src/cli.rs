@@ -42,7 +42,7 @@ enum CliCommand {
     },
     /// Print the custom resource definitions
     Crds(CrdArguments),
-    /// Run bistro-worker with the same arguments: dataset, export, runs, explain, wallet, ...
+    /// Run bistro-worker with the same arguments: dataset, runs, fetch, explain, ...
     #[command(disable_help_flag = true)]
     Worker {
         /// Arguments of bistro-worker
