@@ -138,7 +138,7 @@ bench-text: build ## Collect the text of the benchmarks, the same for ever: pinn
 # One benchmark at a time: each uses all cores.
 BENCH = BISTRO_TEXT=$(TEXT) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1
 
-bench-convergence: bench-text ## Loss of one miner and of many: dense, at ratio 10 and 4, without the gain, with fresh moments
+bench-convergence: bench-text ## Loss of one miner and of many: dense, at ratio 10 and 4, without the gain, with fresh moments, one step a window
 	$(BENCH) bench_convergence
 
 bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh moments
@@ -147,7 +147,7 @@ bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh
 bench-validator: bench-text ## Miners that a validator evaluates per second and core, by mechanism
 	$(BENCH) bench_validator
 
-simulate: bench-text ## What honest work and each cheat earn by mechanism; writes docs/mechanisms.md (10 minutes)
+simulate: bench-text ## What honest work and each cheat earn by mechanism; writes docs/mechanisms.md (15 minutes)
 	BISTRO_DOCS=$(CURDIR)/docs $(BENCH) simulate::simulate
 
 bench-sweep: bench-text ## Loss of the quickstart at other rates and ratios (20 minutes)

@@ -52,6 +52,11 @@ pub fn mix(works: &[&Tensors], weights: &[f32]) -> Option<Tensors> {
     Some(sum)
 }
 
+/// What admitted work comes to, given in uid order: mixed by the manifest's weights where it has some, else merged by `rule`.
+pub fn merged(rule: &MergeRule, works: &[&Tensors], mixing: &[f32]) -> Option<Tensors> {
+    if mixing.is_empty() { merge(rule, works) } else { mix(works, mixing) }
+}
+
 /// What each work is multiplied with so that none counts more than [`CLIP`] medians; `None` of nothing.
 pub fn clip_factors(works: &[&Tensors]) -> Option<Vec<f32>> {
     factors_within(works, CLIP).map(|(factors, _)| factors)

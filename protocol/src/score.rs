@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bistro_api::settings::Scoring;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -69,6 +70,12 @@ pub struct Rates {
     pub moving_average: f64,
     /// Windows without a commit after which a miner is gone.
     pub absent_windows: u64,
+}
+
+impl From<&Scoring> for Rates {
+    fn from(scoring: &Scoring) -> Self {
+        Self { moving_average: scoring.moving_average.value(), absent_windows: scoring.absent_windows.into() }
+    }
 }
 
 impl Book {

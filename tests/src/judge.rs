@@ -100,8 +100,7 @@ impl Judge {
     }
 
     fn rates(&self) -> Rates {
-        let Scoring { moving_average, absent_windows, .. } = &self.scoring;
-        Rates { moving_average: moving_average.value(), absent_windows: (*absent_windows).into() }
+        Rates::from(&self.scoring)
     }
 }
 

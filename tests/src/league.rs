@@ -58,12 +58,18 @@ pub enum Player {
     HalfSteps,
     /// Publishes the base.
     Base,
+    /// A key of an operator who trains one model with half of the steps and shows how it was after so many windows under this
+    /// key: in a row of such keys each has a better model than the one before.
+    Row(u64),
 }
 
 impl Player {
     /// All that are watched beside honest miners.
     pub const WATCHED: [Self; 7] =
         [Self::FromBest, Self::HalfSteps, Self::Base, Self::Copy, Self::CopyNoise, Self::Farmer, Self::Twin];
+
+    /// The keys of one operator.
+    pub const ROW: [Self; 6] = [Self::Row(2), Self::Row(4), Self::Row(6), Self::Row(8), Self::Row(10), Self::Row(12)];
 
     /// Its name in tables.
     pub fn name(self) -> &'static str {
@@ -76,7 +82,22 @@ impl Player {
             Self::Twin => "twin",
             Self::HalfSteps => "half-steps",
             Self::Base => "base",
+            Self::Row(_) => "row",
         }
+    }
+
+    /// Whether it trains in this window.
+    fn trains(self, window: u64) -> bool {
+        match self {
+            Self::Honest | Self::FromBest | Self::HalfSteps => true,
+            Self::Row(windows) => window < windows,
+            Self::Copy | Self::CopyNoise | Self::Farmer | Self::Twin | Self::Base => false,
+        }
+    }
+
+    /// Whether it shows what it has in this window, if that is better than what it showed before.
+    fn shows(self, window: u64) -> bool {
+        if let Self::Row(windows) = self { window + 1 == windows } else { true }
     }
 }
 
@@ -188,13 +209,14 @@ impl<'a> League<'a> {
     fn train(&mut self, best: Option<&Shown>) {
         let (text, run, pages, base, window) = (self.text, &self.run, &self.pages, &self.base, self.window);
         let order = seed::pages(1, run.id, window, &block("start", window));
-        let trains = |c: &Contestant| matches!(c.player, Player::Honest | Player::FromBest | Player::HalfSteps);
-        let tasks = self.contestants.iter_mut().enumerate().filter(|(_, c)| trains(c)).collect();
+        let tasks = self.contestants.iter_mut().enumerate().filter(|(_, c)| c.player.trains(window)).collect();
         share_out(&mut self.engines, tasks, |engine, (uid, contestant): (usize, &mut Contestant)| {
-            let own = pages.own(&order, uid as u16, run.dataset.pages_per_window);
+            // The keys of one operator have one model together.
+            let uid = if matches!(contestant.player, Player::Row(_)) { u16::MAX } else { uid as u16 };
+            let own = pages.own(&order, uid, run.dataset.pages_per_window);
             let mut sequences = text.sequences(&run.dataset, pages, &own);
             let mut training = run.training.clone();
-            if contestant.player == Player::HalfSteps {
+            if matches!(contestant.player, Player::HalfSteps | Player::Row(_)) {
                 sequences.truncate(sequences.len() / 2);
                 training.inner_steps /= 2;
             }
@@ -214,7 +236,7 @@ impl<'a> League<'a> {
         let floor = self.settings().floor.value();
         let trained = self.contestants.iter_mut().enumerate().filter(|(_, c)| c.model.is_some());
         for ((uid, contestant), loss) in trained.zip(losses) {
-            if loss < (1.0 - floor) * contestant.best {
+            if contestant.player.shows(window) && loss < (1.0 - floor) * contestant.best {
                 contestant.best = loss;
                 // Nobody is always the first to be ready.
                 let jitter = seed::seed("jitter", &(window, uid as u64))[0] % 4;
@@ -280,8 +302,7 @@ impl<'a> League<'a> {
     fn score(&mut self) {
         let window = self.window;
         let scoring = Scoring::default();
-        let rates =
-            Rates { moving_average: scoring.moving_average.value(), absent_windows: scoring.absent_windows.into() };
+        let rates = Rates::from(&scoring);
         let hotkey = |uid: usize| Hotkey(seed::seed("hotkey", &(uid as u64)));
         let neurons = self.contestants.iter().enumerate().map(|(uid, c)| (uid as u16, hotkey(uid), c.shown.is_some()));
         let neurons: Vec<_> = neurons.collect();

@@ -19,11 +19,28 @@ pub struct Knobs<'a> {
     pub learning_rate: &'a str,
     /// Whether moments are kept.
     pub optimizer: InnerOptimizer,
+    /// Steps of a window; one of `gradientDifference`. Its pages are fewer accordingly.
+    pub steps: u32,
+    /// Which of several runs that differ by chance alone, from 1 on: by first base, pages and slices.
+    pub number: u32,
+}
+
+impl<'a> Knobs<'a> {
+    /// What a run is if nothing is said.
+    pub const DEFAULT: Self = Self {
+        mechanism: "cosine",
+        ratio: 1,
+        gain: None,
+        learning_rate: "3e-3",
+        optimizer: InnerOptimizer::Kept,
+        steps: STEPS,
+        number: 1,
+    };
 }
 
 impl Default for Knobs<'_> {
     fn default() -> Self {
-        Self { mechanism: "cosine", ratio: 1, gain: None, learning_rate: "3e-3", optimizer: InnerOptimizer::Kept }
+        Self::DEFAULT
     }
 }
 
@@ -53,18 +70,20 @@ fn run(knobs: Knobs<'_>, model: Value, sequence_length: u32, batch_sequences: u3
         settings["gain"] = json!(gain);
     }
     // A gradient is the work of one step over all sequences of a window.
-    let steps = if knobs.mechanism == "gradientDifference" { 1 } else { STEPS };
+    let merged = if knobs.mechanism == "gradientDifference" { knobs.steps } else { 1 };
+    // Pages of two steps; half of a page where a window has but one.
+    let (page_steps, pages) = if knobs.steps < 2 { (1, 1) } else { (2, knobs.steps / 2) };
     let run = json!({
-        "id": 1, "from": { "seed": 42 },
+        "id": knobs.number, "from": { "seed": 41 + knobs.number },
         "schedule": { "windowBlocks": 40, "commitBlocks": 8, "uploadBlocks": 8, "mergeBlocks": 8 },
         "dataset": {
             // The arena reads no bucket: nothing looks for this digest.
             "prefix": "text", "digest": "0".repeat(64),
-            "sequenceLength": sequence_length, "pageSequences": 2 * batch_sequences, "pagesPerWindow": 4,
+            "sequenceLength": sequence_length, "pageSequences": page_steps * batch_sequences, "pagesPerWindow": pages,
         },
         "model": model,
         "training": {
-            "learningRate": knobs.learning_rate, "batchSequences": batch_sequences * STEPS / steps, "innerSteps": steps,
+            "learningRate": knobs.learning_rate, "batchSequences": batch_sequences * merged, "innerSteps": knobs.steps / merged,
             "innerOptimizer": knobs.optimizer,
         },
         "mechanism": { knobs.mechanism: settings },

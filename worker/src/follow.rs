@@ -299,8 +299,18 @@ fn mixing_fault(node: &Node, manifest: &Manifest) -> Option<&'static str> {
             Some("its mixing weights are not those of its work")
         }
         () if manifest.mixing.iter().any(|weight| weight.0 < 0.0) => Some("a mixing weight is below 0"),
+        () if !are_shares(manifest, node.shape.len()) => {
+            Some("the mixing weights of a tensor are more than 1 together")
+        }
         () => None,
     }
+}
+
+/// Whether the weights of no tensor are more than 1 together, but for their rounding.
+fn are_shares(manifest: &Manifest, tensors: usize) -> bool {
+    let sum =
+        |tensor| manifest.mixing.iter().skip(tensor).step_by(tensors).map(|weight| f64::from(weight.0)).sum::<f64>();
+    (0..tensors).all(|tensor| sum(tensor) <= 1.001)
 }
 
 /// Windows between the present and `window`.

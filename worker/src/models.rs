@@ -7,11 +7,7 @@ use bistro_protocol::{
     object::Kind,
 };
 
-use crate::{
-    bucket::{self, Object},
-    failure::Failure,
-    node::Node,
-};
+use crate::{bucket::Object, failure::Failure, node::Node};
 
 /// The model that a hotkey is committed to now; `None` where it is committed to none, or its file is not what it committed
 /// to.
@@ -32,8 +28,7 @@ pub async fn read(node: &Node, hotkey: &Hotkey, commitment: &Commitment) -> Resu
         if bound && ours && sound { Ok(file) } else { Err(()) }
     };
     let found = match node.read(&key, artifact::max_bytes(&node.shape), check).await {
-        // Whoever owns the key may put anything there: that is no fault of this node.
-        Err(bucket::Error::TooLarge { .. } | bucket::Error::Unsteady { .. }) => Some(Err(())),
+        Err(error) if error.is_the_authors() => Some(Err(())),
         found => found?,
     };
     if matches!(found, Some(Err(()))) {

@@ -184,6 +184,9 @@ impl Node {
     /// The entries that window `window` publishes.
     pub async fn slice(&self, window: u64, schema: &Tensors) -> Result<Slice, Failure> {
         let reveal = self.block_hash(self.clock.reveal(window)).await?;
+        // Whole models have no slice: deriving one would walk every entry of the model for nothing.
+        let nothing = Tensors::default();
+        let schema = if self.mechanism().has_common_base() { schema } else { &nothing };
         Ok(Slice::derive(self.slice_of(window, &reveal), schema))
     }
 

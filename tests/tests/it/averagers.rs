@@ -11,16 +11,33 @@ use bistro_protocol::{
     merge::merge,
     object::{self, Bits64, Hex32, Kind},
     record::Verdicts,
+    tensors::Tensors,
 };
 use bistro_worker::{collect::collect, follow::Follower, node::Node, roles::prepare, telemetry::Telemetry};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::Subnet;
 
-/// An averager whose manifests the test can twist before they are signed.
+/// An averager that can be made to lie.
 struct Averager {
     node: Arc<Node>,
     follower: Follower,
+}
+
+/// What an averager lies about.
+struct Lie {
+    /// Who is said to have published nothing.
+    censored: Option<Hotkey>,
+    /// Changes what is merged; the manifest promises the base that this gives.
+    merged: fn(&mut Tensors),
+    /// Changes what is signed.
+    manifest: fn(&mut Manifest),
+}
+
+impl Default for Lie {
+    fn default() -> Self {
+        Self { censored: None, merged: |_| (), manifest: |_| () }
+    }
 }
 
 impl Averager {
@@ -34,9 +51,8 @@ impl Averager {
         Self { node, follower }
     }
 
-    /// Issues the manifest of the next window: `censored` is said to have published nothing, and `twist` changes what is
-    /// signed.
-    async fn window(&mut self, censored: Option<Hotkey>, twist: impl FnOnce(&mut Manifest)) -> u64 {
+    /// Issues the manifest of the next window.
+    async fn window(&mut self, Lie { censored, merged: invent, manifest: twist }: Lie) -> u64 {
         let (node, window) = (&*self.node, self.follower.window);
         let facts = node.facts(window).await.expect("the chain answers").expect("it remembers");
         let collected = collect(node, &facts, &self.follower.base, self.follower.digest).await;
@@ -58,7 +74,8 @@ impl Averager {
                 Entry { uid: *uid, hotkey: *hotkey, verdict, artifact: work.and_then(|w| w.artifact()), behind: None }
             })
             .collect();
-        if let Some(merged) = merge(&node.settings.run.merge.rule, &works) {
+        if let Some(mut merged) = merge(&node.settings.run.merge.rule, &works) {
+            invent(&mut merged);
             manifest.admitted = kept.iter().filter(|w| w.outcome.is_ok()).map(|w| w.uid).collect();
             let slice = node.slice(window, &self.follower.base.parameters).await.expect("a slice");
             let mut base = self.follower.base.clone();
@@ -85,7 +102,7 @@ async fn censorship_does_not_move_the_pay_and_a_lie_is_not_followed() {
     let wallet = subnet.wallet(Role::Miner, "silenced");
     let silenced = Hotkey(wallet.hotkey.public());
     let works = async |averager: &mut Averager| {
-        let window = averager.window(Some(silenced), |_| ()).await;
+        let window = averager.window(Lie { censored: Some(silenced), ..Lie::default() }).await;
         averager.follower.follow(&averager.node).await.expect("it follows its own manifest");
         window
     };
@@ -104,9 +121,18 @@ async fn censorship_does_not_move_the_pay_and_a_lie_is_not_followed() {
     assert_eq!(paid.verdict, "accepted");
     assert!(paid.weight > 0.0 || status.first_weights_block.is_none(), "{paid:?}");
 
-    // Now it promises a base that its aggregate does not give.
-    averager.window(None, |manifest| manifest.base_after = Hex32([6; 32])).await;
-    for node in [validator].into_iter().chain(miners) {
+    // Now it gives everybody a base that is not made of the work: who has the work sees it, and goes on seeing it.
+    let flip = |merged: &mut Tensors| merged.data_mut().flatten().for_each(|x| *x = -*x);
+    let invented = averager.window(Lie { merged: flip, ..Lie::default() }).await;
+    averager.follower.follow(&averager.node).await.expect("it follows its own manifest");
+    for node in [validator, subnet.node(Role::Validator, "validator")] {
+        let line = node.failed().await;
+        assert!(line.contains("aggregate-mismatch") && line.contains(&format!("window {invented} ")), "{line}");
+    }
+
+    // Now it promises a base that its aggregate does not give: that everybody sees.
+    averager.window(Lie { manifest: |manifest| manifest.base_after = Hex32([6; 32]), ..Lie::default() }).await;
+    for node in miners {
         let line = node.failed().await;
         assert!(line.contains("digest-mismatch"), "{line}");
     }

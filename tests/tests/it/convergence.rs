@@ -4,6 +4,7 @@ use bistro_api::{Run, run::InnerOptimizer};
 use bistro_tests::{
     arena::Arena,
     runs::{Knobs, quickstart, small, smallest},
+    target::Target,
     text::Text,
 };
 
@@ -38,10 +39,10 @@ fn the_generated_text_is_pinned() {
     assert_eq!(Text::generated(1 << 20).digest(), "caacc7b1555c7bdc");
 }
 
-/// Names, miners, what is special.
-const RUNS: [(&str, usize, Knobs<'static>); 7] = {
-    let kept =
-        Knobs { mechanism: "cosine", ratio: 1, gain: None, learning_rate: "3e-3", optimizer: InnerOptimizer::Kept };
+/// Names, miners, what is special. Windows of one step are eight times as many: all runs read the same number of tokens.
+const RUNS: [(&str, usize, Knobs<'static>); 10] = {
+    let kept = Knobs::DEFAULT;
+    let one = Knobs { steps: 1, ..kept };
     [
         ("single", 1, kept),
         ("dense", 8, kept),
@@ -50,31 +51,57 @@ const RUNS: [(&str, usize, Knobs<'static>); 7] = {
         ("fresh-c10", 8, Knobs { ratio: 10, optimizer: InnerOptimizer::Fresh, ..kept }),
         ("dense-3", 3, kept),
         ("c4", 3, Knobs { ratio: 4, ..kept }),
+        ("h1-dense", 8, one),
+        ("h1-c10", 8, Knobs { ratio: 10, ..one }),
+        ("h1-c100", 8, Knobs { ratio: 100, ..one }),
     ]
 };
+
+/// What a run came to.
+struct Learned {
+    name: &'static str,
+    loss: f64,
+    /// The part of its windows after which it was where one miner alone ends.
+    reached: Option<f64>,
+}
 
 /// `make bench-convergence`. Losses of two runs compare only where the digests of their texts are the same.
 #[test]
 #[ignore = "a benchmark: make bench-convergence"]
 fn bench_convergence() {
-    let (text, windows) = (Text::frozen(), 60);
-    let mut single = f64::NAN;
+    let text = Text::frozen();
+    let mut learned: Vec<Learned> = Vec::new();
     for (name, miners, knobs) in RUNS {
+        let windows = (60 * Knobs::DEFAULT.steps / knobs.steps) as usize;
         let mbytes = (windows * Arena::new(&text, small(knobs), miners, &[]).bytes()) as f64 / 1e6;
         let losses = learn(&text, small(knobs), miners, windows);
         let loss = losses[windows - 1];
-        if name == "single" {
-            single = loss;
-        }
-        let reached = losses
-            .iter()
-            .position(|l| *l <= single)
-            .map_or("never".to_owned(), |w| format!("{:.2}", (w + 1) as f64 / windows as f64));
+        let single = learned.first().map_or(loss, |single| single.loss);
+        let reached = losses.iter().position(|l| *l <= single).map(|w| (w + 1) as f64 / windows as f64);
+        let shown = reached.map_or("never".to_owned(), |part| format!("{part:.2}"));
         println!(
-            "BENCH convergence run={name} miners={miners} windows={windows} loss={loss:.3} mbytes={mbytes:.1} windows_to_single={reached} text={}",
+            "BENCH convergence run={name} miners={miners} windows={windows} loss={loss:.3} mbytes={mbytes:.1} windows_to_single={shown} text={}",
             text.digest()
         );
+        learned.push(Learned { name, loss, reached });
     }
+    targets(&learned).iter().for_each(|target| println!("{}", target.line()));
+}
+
+/// The figures that the protocol was chosen by.
+fn targets(learned: &[Learned]) -> Vec<Target> {
+    let of = |name: &str| learned.iter().find(|run| run.name == name).expect("it was run");
+    let more = |one: &str, than: &str| of(one).loss - of(than).loss;
+    let reached = |name: &str| of(name).reached.unwrap_or(f64::INFINITY);
+    vec![
+        Target::at_most(1, "windows of eight dense miners until the loss of one alone", 0.55, reached("dense")),
+        Target::at_most(1, "windows of eight at ratio 10 until the loss of one alone", 0.65, reached("c10")),
+        Target::at_most(2, "loss at ratio 10 less dense", 0.12, more("c10", "dense")),
+        Target::at_most(2, "loss dense less alone", -0.30, more("dense", "single")),
+        Target::at_least(3, "loss at ratio 10 without gain less alone", 0.0, more("c10-no-gain", "single")),
+        Target::at_most(3, "one step a window: loss at ratio 10 less dense", 0.05, more("h1-c10", "h1-dense")),
+        Target::at_most(3, "one step a window: loss at ratio 100 less alone", -0.15, more("h1-c100", "single")),
+    ]
 }
 
 /// `make bench-sweep`: the quickstart at other rates and ratios. WINDOWS shortens it.

@@ -108,6 +108,11 @@ impl Error {
         }
     }
 
+    /// Whether it comes from what the owner of the key has put there, who may put anything there: no fault of this node.
+    pub fn is_the_authors(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::Unsteady { .. })
+    }
+
     /// The word under which the request is counted.
     pub(super) fn outcome(&self) -> &'static str {
         match self {

@@ -8,7 +8,7 @@ use bistro_protocol::{
     record::{Entry, Scores},
 };
 
-use super::{Explain, hotkey, manifests, record, span, validators};
+use super::{Explain, hotkey, manifests, record, span, validators, weight_of};
 use crate::{
     failure::Failure,
     follow::Follower,
@@ -91,8 +91,7 @@ fn judged(scores: &Scores, hotkey: &Hotkey) -> String {
     let Some(entry) = scores.miners.iter().find(|entry| entry.hotkey == *hotkey) else {
         return "knows nothing of it: no commit lately, and no average".to_owned();
     };
-    let total: f64 = scores.miners.iter().map(|m| f64::from(m.weight)).sum::<f64>().max(1.0);
-    let weight = 100.0 * f64::from(entry.weight) / total;
+    let weight = 100.0 * weight_of(scores, entry);
     let Entry { age, before, average, drawn, .. } = entry;
     let found = match (drawn, age) {
         (None, None) => "not drawn, since it has been absent".to_owned(),

@@ -8,12 +8,7 @@ use bistro_protocol::{
 };
 
 use super::{Fetch, hotkey, manifests, span};
-use crate::{
-    bucket::{self, Object},
-    failure::Failure,
-    files, models,
-    node::Node,
-};
+use crate::{bucket::Object, failure::Failure, files, models, node::Node};
 
 /// Windows in which the newest accepted work is looked for.
 const LOOK_BACK: u64 = 20;
@@ -70,9 +65,7 @@ async fn work(node: &Node, hotkey: &Hotkey, window: Option<u64>) -> Result<Artif
     };
     // Any mechanism's work has no more entries than the model.
     let found = match node.read(&key, artifact::max_bytes(&node.shape), check).await {
-        Err(bucket::Error::TooLarge { .. } | bucket::Error::Unsteady { .. }) => {
-            Some(Err("is not what was committed to"))
-        }
+        Err(error) if error.is_the_authors() => Some(Err("is not what was committed to")),
         found => found?,
     };
     let gone = || Failure::Permanent(format!("{key} ({}) is not in the bucket any more", Hex32(digest.0)));

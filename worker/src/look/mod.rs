@@ -10,7 +10,7 @@ use bistro_protocol::{
     hotkey::Hotkey,
     manifest::Manifest,
     object::{self, Kind},
-    record::{MAX_RECORD, Scores},
+    record::{Entry, MAX_RECORD, Scores},
 };
 use clap::{Args, Subcommand};
 use tokio_util::sync::CancellationToken;
@@ -149,8 +149,7 @@ async fn record(node: &Node, validator: &Hotkey, window: u64) -> Result<Option<S
         Ok(scores)
     };
     let found = match node.read(&key, MAX_RECORD, check).await {
-        // Whoever owns the key may put anything there.
-        Err(fault @ (bucket::Error::TooLarge { .. } | bucket::Error::Unsteady { .. })) => Some(Err(fault.to_string())),
+        Err(error) if error.is_the_authors() => Some(Err(error.to_string())),
         found => found?,
     };
     match found {
@@ -169,6 +168,12 @@ async fn validators(node: &Node) -> Result<Vec<(u16, Hotkey)>, Failure> {
     let neurons = node.chain.neurons(netuid, at).await?;
     let permitted = neurons.into_iter().filter(|n| permits.get(usize::from(n.uid)) == Some(&true));
     Ok(permitted.map(|n| (n.uid, Hotkey(n.hotkey))).collect())
+}
+
+/// The share of a record's weights that a miner of it has.
+fn weight_of(scores: &Scores, miner: &Entry) -> f64 {
+    let total: f64 = scores.miners.iter().map(|m| f64::from(m.weight)).sum();
+    f64::from(miner.weight) / total.max(1.0)
 }
 
 /// A share of what the chain counts in 65535 parts, as a fraction.

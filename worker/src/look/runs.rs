@@ -13,13 +13,9 @@ use serde_json::{Value, json};
 use super::{
     manifests, record, share, span,
     table::{Table, rounded},
-    validators as permitted,
+    validators as permitted, weight_of,
 };
-use crate::{
-    bucket::{self, Object},
-    failure::Failure,
-    node::Node,
-};
+use crate::{bucket::Object, failure::Failure, node::Node};
 
 /// The newest work of every miner that published any.
 pub(super) async fn miners(node: &Node, windows: u64) -> Result<Table, Failure> {
@@ -96,7 +92,6 @@ pub(super) async fn scores(node: &Node, window: Option<u64>) -> Result<Table, Fa
             None => newest_record(node, &hotkey, first, now).await?.map(|(_, scores)| scores),
         };
         let Some(scores) = found else { continue };
-        let total: f64 = scores.miners.iter().map(|m| f64::from(m.weight)).sum::<f64>().max(1.0);
         for miner in &scores.miners {
             let Some(evaluation) = &miner.drawn else { continue };
             let losses: Vec<Value> = evaluation.losses.iter().map(|loss| rounded(loss.0, 4)).collect();
@@ -108,7 +103,7 @@ pub(super) async fn scores(node: &Node, window: Option<u64>) -> Result<Table, Fa
                 evaluation.loss.map_or(Value::Null, |loss| rounded(loss.0, 4)),
                 evaluation.raw.map_or(Value::Null, |raw| rounded(raw.0, 6)),
                 rounded(miner.average.0, 4),
-                rounded(f64::from(miner.weight) / total, 4),
+                rounded(weight_of(&scores, miner), 4),
                 if losses.is_empty() { Value::Null } else { losses.into() },
             ]);
         }
@@ -155,7 +150,7 @@ async fn commit(node: &Node, hotkey: &Hotkey, window: u64) -> Result<Option<(Com
     };
     match node.read(&key, MAX_COMMIT, check).await {
         Ok(found) => Ok(found.and_then(Result::ok)),
-        Err(bucket::Error::TooLarge { .. } | bucket::Error::Unsteady { .. }) => Ok(None),
+        Err(error) if error.is_the_authors() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

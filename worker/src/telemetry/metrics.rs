@@ -48,6 +48,8 @@ pub struct Metrics {
     pub record_difference: GaugeVec,
     /// Records of each other validator that cannot be recomputed.
     pub record_faults: IntCounterVec,
+    /// Merges that a validator did again, by what came of it.
+    pub merges: IntCounterVec,
     /// Share of the chain's incentive of this node.
     pub incentive: Gauge,
     /// Windows between the clock and the base.
@@ -183,6 +185,14 @@ impl Metrics {
                 ),
                 &["hotkey"],
             )),
+            merges: known(IntCounterVec::new(
+                Opts::new(
+                    "bistro_merges_total",
+                    "Windows whose admitted work this validator merged again, by outcome: same; different, after which it \
+                     stops; unknown, where it does not have the work or finds fault with it.",
+                ),
+                &["outcome"],
+            )),
             incentive: known(Gauge::new(
                 "bistro_incentive",
                 "Share of the subnet's incentive that the chain pays to this node, 0 to 1.",
@@ -300,6 +310,7 @@ impl Metrics {
             weights_window,
             record_difference,
             record_faults,
+            merges,
             incentive,
             windows_behind,
             miner_windows_behind,
@@ -324,6 +335,7 @@ impl Metrics {
         self.add(weights_window);
         self.add(record_difference);
         self.add(record_faults);
+        self.add(merges);
         self.add(incentive);
         self.add(windows_behind);
         self.add(miner_windows_behind);

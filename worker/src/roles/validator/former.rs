@@ -1,7 +1,7 @@
 //! Models that their owners have replaced. Whoever copied one before that holds an older commitment than its owner now does;
 //! compared with what it copied, the copy wins nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bistro_protocol::{
     hotkey::Hotkey,
@@ -87,14 +87,17 @@ impl Validator {
     pub(super) async fn former(&self, facts: &Facts, end: [u8; 32]) -> Result<Vec<Former>, Failure> {
         let node = &*self.node;
         let seed = seed::test_pages(node.settings.netuid, node.settings.run.id, facts.window, &end);
+        let replaced = &self.memory.formers.replaced;
+        let uids: Vec<u16> = replaced.iter().filter_map(|r| facts.uid_of(&r.hotkey)).collect();
+        let test = LookedAt::of(node.mechanism(), &node.pages, &seed, &uids, |_| Vec::new()).test;
+        let sequences = Arc::new(node.sequences(&test).await?);
+        let page = node.settings.run.dataset.page_sequences as usize;
         let mut found = Vec::new();
-        for replaced in &self.memory.formers.replaced {
+        for replaced in replaced {
             let commitment = Commitment::from_bytes(&replaced.commitment);
             let (Some(uid), Some(commitment)) = (facts.uid_of(&replaced.hotkey), commitment) else { continue };
             let Some(file) = models::read(node, &replaced.hotkey, &commitment).await? else { continue };
-            let test = LookedAt::of(node.mechanism(), &node.pages, &seed, &[uid], |_| Vec::new()).test;
-            let sequences = node.sequences(&test).await?;
-            let (page, cancel) = (node.settings.run.dataset.page_sequences as usize, node.stop.child_token());
+            let (sequences, cancel) = (Arc::clone(&sequences), node.stop.child_token());
             let losses = node.compute(move |engine| page_losses(engine, &file.tensors, &sequences, page, &cancel));
             let losses = losses.await?.into_iter().map(Bits64).collect();
             found.push(Former { uid, window: commitment.window, since: replaced.since, until: replaced.until, losses });

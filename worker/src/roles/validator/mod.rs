@@ -6,6 +6,7 @@ mod evaluate;
 mod former;
 mod publish;
 pub(crate) mod recompute;
+mod remerge;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -59,6 +60,9 @@ struct Memory {
     /// Models that their owners have replaced.
     #[serde(default)]
     formers: Formers,
+    /// The window whose manifest lied about its work.
+    #[serde(default)]
+    refused: Option<u64>,
 }
 
 impl Loop for Validator {
@@ -74,6 +78,7 @@ impl Loop for Validator {
     async fn window(&mut self) -> Result<(), Failure> {
         let node = &*self.node;
         let window = self.follower.window;
+        self.refuse().await?;
         self.follower.begin(node).await?;
         // A window that was followed before a restart is still to be scored.
         if window > node.settings.run.start_window && self.memory.next < window {
@@ -121,6 +126,9 @@ impl Validator {
             return self.remember(window);
         };
         self.publish_verdicts(&facts, &manifest, &collected).await?;
+        if has_common_base {
+            self.remerge(window, &manifest, &collected, &before.base).await?;
+        }
         self.observe(&facts, &collected);
         let scores = self.evaluate(&facts, end, &collected, &before.base).await?;
         let complete = self.memory.book.is_complete(window, self.rates(), self.memory.first_weights.is_none());
@@ -181,8 +189,7 @@ impl Validator {
     }
 
     fn rates(&self) -> Rates {
-        let scoring = &self.node.settings.scoring;
-        Rates { moving_average: scoring.moving_average.value(), absent_windows: scoring.absent_windows.into() }
+        Rates::from(&self.node.settings.scoring)
     }
 
     fn remember(&mut self, window: u64) -> Result<(), Failure> {

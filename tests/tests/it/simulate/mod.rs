@@ -1,16 +1,19 @@
 //! `make simulate`: what honest work and each cheat earn, mechanism by mechanism, and what cheats do to the model.
 
+mod league;
+mod targets;
+
 use std::{
     fmt::Write,
     path::{Path, PathBuf},
 };
 
-use bistro_protocol::check::Verdict;
+use bistro_protocol::{check::Verdict, mechanism::cosine::RECOMPUTED};
 use bistro_tests::{
     arena::Arena,
     cheat::Cheat,
-    judge::{Figures, Judge},
-    league::{League, Player},
+    judge::{Figures, Judge, Record},
+    measures::{self, Audits},
     plot::{Bar, bars},
     runs::{Knobs, small},
     text::Text,
@@ -21,6 +24,24 @@ const HONEST: usize = 8;
 const ALL: usize = 10;
 /// Names, ratios and what is measured with them.
 const MECHANISMS: [(&str, u32); 4] = [("cosine", 10), ("gradientDifference", 10), ("taylor", 10), ("lossReduction", 1)];
+/// Runs of each mechanism that differ by chance alone; separation is measured over all of them.
+const RUNS: u32 = 3;
+/// Windows of those after the first one.
+const SHORT: u64 = 20;
+/// Cheats that do a part of the work: where moments are fresh, an audit compares.
+const AUDITED: [Cheat; 9] = [
+    Cheat::HalfSteps,
+    Cheat::HalfPages,
+    Cheat::Pair,
+    Cheat::HalfAndMean,
+    Cheat::QuarterSteps,
+    Cheat::QuarterMix,
+    Cheat::QuarterShout,
+    Cheat::Gradient,
+    Cheat::QuarterGradient,
+];
+/// Windows in which everybody is audited.
+const AUDITS: u64 = 5;
 /// In a run with so many cheats the first ones of these.
 const MERGED: [Cheat; 4] = [Cheat::SignFlip, Cheat::Random, Cheat::Stale(1), Cheat::Copy];
 /// Where the tables stand.
@@ -31,8 +52,13 @@ struct Shares {
     mechanism: &'static str,
     honest: Vec<Figures>,
     cheats: Vec<(Cheat, Figures)>,
-    /// Evaluations of honest miners that were not accepted, and weights of 0 after their tenth evaluation.
-    wronged: usize,
+    /// Evaluations of honest miners that were not accepted, and weights of 0 after their tenth evaluation, of so many.
+    wronged: (usize, usize),
+    /// Evaluations after which those that copy, skip or fake work were told from the honest for good, ascending; `usize::MAX`
+    /// where they never were.
+    separated: Vec<usize>,
+    /// Of [`AUDITED`], where work can be audited.
+    audits: Option<Audits>,
     /// What ten keys of one operator have together, who does the work of one of them.
     ten_keys: f64,
     loss: f64,
@@ -44,21 +70,46 @@ fn knobs(mechanism: &str, ratio: u32) -> Knobs<'_> {
 
 /// Honest miners alone move the base; all cheats are watched beside them.
 fn shares(text: &Text, mechanism: &'static str, ratio: u32, windows: u64) -> Shares {
-    let mut arena = Arena::new(text, small(knobs(mechanism, ratio)), HONEST, &Cheat::ALL);
-    let judge = Judge::watching(&mut arena, 256, windows, |_, _| ());
-    let figures = |uid| judge.figures(HONEST, uid);
-    let wronged = |uid: usize| {
-        let records = judge.records().iter().enumerate();
-        records.filter(|(w, r)| r.verdict(uid) != Some(Verdict::Accepted) || (*w >= 10 && r.weights[uid] == 0)).count()
+    let (mut wronged, mut separated) = ((0, 0), Vec::new());
+    let mut watch = |number: u32, windows: u64| {
+        let run = small(Knobs { number, ..knobs(mechanism, ratio) });
+        let mut arena = Arena::new(text, run, HONEST, &Cheat::ALL);
+        let judge = Judge::watching(&mut arena, 256, windows, |_, _| ());
+        let found: Vec<_> =
+            arena.cheats().into_iter().map(|(uid, cheat)| (cheat, judge.figures(HONEST, uid))).collect();
+        separated.extend(found.iter().filter_map(|(cheat, figures)| separation(*cheat, figures, windows)));
+        wronged.0 += (0..HONEST).map(|uid| wrongs(&judge, uid)).sum::<usize>();
+        wronged.1 += HONEST * windows as usize;
+        let honest: Vec<Figures> = (0..HONEST).map(|uid| judge.figures(HONEST, uid)).collect();
+        (honest, found, arena.loss())
     };
-    Shares {
-        mechanism,
-        honest: (0..HONEST).map(figures).collect(),
-        cheats: arena.cheats().into_iter().map(|(uid, cheat)| (cheat, figures(uid))).collect(),
-        wronged: (0..HONEST).map(wronged).sum(),
-        ten_keys: ten_keys(text, mechanism, ratio, windows),
-        loss: arena.loss(),
+    let (honest, cheats, loss) = watch(1, windows);
+    for number in 2..=RUNS {
+        watch(number, SHORT.min(windows));
     }
+    separated.sort_unstable();
+    let audited = mechanism != "gradientDifference";
+    let audits =
+        audited.then(|| measures::audits(text, small(knobs(mechanism, ratio)), HONEST, &AUDITED, AUDITS.min(windows)));
+    let ten_keys = ten_keys(text, mechanism, ratio, windows);
+    Shares { mechanism, honest, cheats, wronged, separated, audits, ten_keys, loss }
+}
+
+/// Evaluations of an honest miner that were not accepted, and weights of 0 after its tenth.
+fn wrongs(judge: &Judge, uid: usize) -> usize {
+    let wrong = |(window, record): &(usize, &Record)| {
+        record.verdict(uid) != Some(Verdict::Accepted) || (*window >= 10 && record.weights[uid] == 0)
+    };
+    judge.records().iter().enumerate().filter(wrong).count()
+}
+
+/// Evaluations that it took to tell one that copies, skips or fakes work from the honest for good; `None` of others, and where
+/// the turn of a turncoat lies too late. It counts from its turn on.
+fn separation(cheat: Cheat, figures: &Figures, windows: u64) -> Option<usize> {
+    let turned = if let Cheat::Turncoat(after) = cheat { after } else { 0 };
+    let fakes = cheat.does_no_work() || turned > 0;
+    let faked = fakes && figures.verdict == Verdict::Accepted && turned + 10 < windows;
+    faked.then(|| figures.detection.map_or(usize::MAX, |windows| windows.saturating_sub(turned as usize)))
 }
 
 /// One operator registers ten keys, trains once, on pages of none of them, and publishes that under all.
@@ -95,11 +146,19 @@ fn print(shares: &Shares) {
     };
     shares.honest.iter().enumerate().for_each(|(uid, f)| line(&format!("honest-{uid}"), f));
     shares.cheats.iter().for_each(|(cheat, f)| line(&cheat.name(), f));
-    let separation = separation(shares).replace(", ", " p95=");
-    println!("BENCH simulate-separation mechanism={mechanism} median={separation}");
+    let [median, p95] = percentiles(shares);
+    let cases = shares.separated.len();
+    println!("BENCH simulate-separation mechanism={mechanism} runs={RUNS} cases={cases} median={median} p95={p95}");
+    for (cheat, cosine) in AUDITED.iter().zip(shares.audits.iter().flat_map(|audits| &audits.cheats)) {
+        println!("BENCH simulate-audit mechanism={mechanism} kind={} cosine={cosine:.4}", cheat.name());
+    }
+    if let Some(Audits { honest, .. }) = &shares.audits {
+        println!("BENCH simulate-audit mechanism={mechanism} kind=honest cosine={honest:.4}");
+    }
+    let (wronged, of) = shares.wronged;
     println!(
-        "BENCH simulate-end mechanism={mechanism} wronged={} ten_keys={:.4} loss={:.3}",
-        shares.wronged, shares.ten_keys, shares.loss
+        "BENCH simulate-end mechanism={mechanism} wronged={wronged} of={of} ten_keys={:.4} loss={:.3}",
+        shares.ten_keys, shares.loss
     );
 }
 
@@ -131,10 +190,14 @@ fn table(all: &[Shares], losses: &[(&str, Vec<f64>)], windows: u64, text: &Text)
     }
     let ten_keys = all.iter().map(|s| format!("{:.3}", s.ten_keys)).collect::<Vec<_>>().join(" | ");
     out += &format!("| ten keys of one operator, all together | {ten_keys} |\n");
-    let separated = all.iter().map(separation).collect::<Vec<_>>().join(" | ");
-    out += &format!("| evaluations until separated, of those that earn at most 0.05: median, p95 | {separated} |\n");
-    let wronged = all.iter().map(|s| s.wronged.to_string()).collect::<Vec<_>>().join(" | ");
-    out += &format!("| honest evaluations gone wrong | {wronged} |\n");
+    let separated = all.iter().map(|s| percentiles(s).join(", ")).collect::<Vec<_>>().join(" | ");
+    out += &format!(
+        "| evaluations until those are told from the honest that do no work, over {RUNS} runs: median, p95 | {separated} |\n"
+    );
+    let wronged = |Shares { wronged: (wronged, of), .. }: &Shares| format!("{wronged} of {of}");
+    out +=
+        &format!("| honest evaluations gone wrong | {} |\n", all.iter().map(wronged).collect::<Vec<_>>().join(" | "));
+    out += &audits(all);
     out += "\nLoss of the base after as many windows, ten miners, in nats per byte; whoever has weight is merged:\n\n\
             | cheats of ten | ";
     out += &losses.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(" | ");
@@ -146,19 +209,35 @@ fn table(all: &[Shares], losses: &[(&str, Vec<f64>)], windows: u64, text: &Text)
     out
 }
 
-/// Median and 95th percentile of the evaluations that it took to tell those cheats from the honest for good that copy, skip
-/// or fake work. A turncoat counts from its turn on.
-fn separation(shares: &Shares) -> String {
-    let evaluations = |(cheat, figures): &(Cheat, Figures)| {
-        let turned = if let Cheat::Turncoat(after) = cheat { *after as usize } else { 0 };
-        let accepted = figures.verdict == Verdict::Accepted && figures.share <= 0.05;
-        figures.detection.filter(|_| accepted).map(|windows| windows.saturating_sub(turned))
+/// The table of audits.
+fn audits(all: &[Shares]) -> String {
+    let audited: Vec<_> = all.iter().filter_map(|s| Some((s.mechanism, s.audits.as_ref()?))).collect();
+    let names: String = audited.iter().map(|(mechanism, _)| format!(" `{mechanism}` |")).collect();
+    let mut out = format!(
+        "\nWith `innerOptimizer: fresh`: largest cosine of an audit over {AUDITS} windows. Below {RECOMPUTED} the work is rejected \
+         (`recompute`).\n\n| |{names}\n|---|{}\n",
+        "---|".repeat(audited.len())
+    );
+    let row = |name: &str, of: &dyn Fn(&Audits) -> f64| {
+        let cells: String = audited.iter().map(|(_, found)| format!(" {:.4} |", of(found))).collect();
+        format!("| {name} |{cells}\n")
     };
-    let mut found: Vec<usize> = shares.cheats.iter().filter_map(evaluations).collect();
-    found.sort_unstable();
+    out += &row("honest, the smallest", &|audits| audits.honest);
+    for (number, cheat) in AUDITED.iter().enumerate() {
+        out += &row(&cheat.name(), &|audits| audits.cheats[number]);
+    }
+    out
+}
+
+/// Median and 95th percentile of the evaluations until a cheat was told from the honest.
+fn percentiles(shares: &Shares) -> [String; 2] {
+    let found = &shares.separated;
     let at = |share: f64| found.get((share * found.len().saturating_sub(1) as f64).ceil() as usize);
-    let shown = |found: Option<&usize>| found.map_or("-".to_owned(), ToString::to_string);
-    format!("{}, {}", shown(at(0.5)), shown(at(0.95)))
+    let shown = |found: Option<&usize>| match found {
+        Some(&usize::MAX) | None => "never".to_owned(),
+        Some(evaluations) => evaluations.to_string(),
+    };
+    [0.5, 0.95].map(|share| shown(at(share)))
 }
 
 fn plot(shares: &Shares) -> String {
@@ -190,71 +269,6 @@ fn publish(docs: &Path, tables: &str, all: &[Shares]) {
     std::fs::write(page, text).expect("written");
 }
 
-/// Shares where there is no common base.
-struct LeagueShares {
-    players: Vec<Player>,
-    /// Mean share of all weights, by uid.
-    shares: Vec<f64>,
-    led: Vec<(u64, u64)>,
-    loss: f64,
-}
-
-fn league(text: &Text, players: Vec<Player>, windows: u64) -> LeagueShares {
-    let mut run = small(knobs("lossWins", 1));
-    // The margin falls to its floor within ten windows: farmers have something to wait for.
-    let mechanism = serde_json::json!({ "lossWins": { "testPages": 16, "decayBlocks": 400 } });
-    run.mechanism = serde_json::from_value(mechanism).expect("sound settings");
-    let mut league = League::new(text, run, &players);
-    for _ in 0..windows {
-        league.play();
-    }
-    let loss = league.loss();
-    LeagueShares { shares: league.shares(), led: league.led().to_vec(), players, loss }
-}
-
-impl LeagueShares {
-    /// Of an honest miner, who has this share of the weights on average.
-    fn honest(&self) -> f64 {
-        let honest = || self.players.iter().zip(&self.shares).filter(|(player, _)| **player == Player::Honest);
-        honest().map(|(_, share)| share).sum::<f64>() / honest().count().max(1) as f64
-    }
-
-    /// Windows that somebody led without being paid.
-    fn unpaid(&self) -> u64 {
-        self.led.iter().map(|(_, unpaid)| unpaid).sum()
-    }
-
-    fn print(&self) {
-        for (uid, (player, share)) in self.players.iter().zip(&self.shares).enumerate() {
-            let (led, unpaid) = self.led[uid];
-            println!(
-                "BENCH simulate mechanism=lossWins kind={}-{uid} share={:.4} of_all={share:.4} led={led} unpaid={unpaid}",
-                player.name(),
-                share / self.honest(),
-            );
-        }
-        println!("BENCH simulate-end mechanism=lossWins unpaid={} loss={:.3}", self.unpaid(), self.loss);
-    }
-
-    fn table(&self, alone: &Self, windows: u64) -> String {
-        let mut out = format!(
-            "`lossWins`: mean share of all weights over {windows} windows, and over that of an honest miner (eight, {:.3} each). \
-             Windows that somebody led: {}, without being paid: {}. Loss of the best model {:.3}, with honest miners alone {:.3} \
-             nats per byte.\n\n| | share | over an honest miner's | windows led |\n|---|---|---|---|\n",
-            self.honest(),
-            self.led.iter().map(|(led, _)| led).sum::<u64>(),
-            self.unpaid(),
-            self.loss,
-            alone.loss,
-        );
-        for (uid, player) in self.players.iter().enumerate() {
-            let (share, name) = (self.shares[uid], player.name());
-            out += &format!("| {name} ({uid}) | {share:.4} | {:.3} | {} |\n", share / self.honest(), self.led[uid].0);
-        }
-        out
-    }
-}
-
 /// `make simulate`. WINDOWS and MECHANISM shorten it; docs are written by a whole run only.
 #[test]
 #[ignore = "a benchmark: make simulate"]
@@ -281,12 +295,11 @@ fn simulate() {
     }
     let mut tables = if all.is_empty() { String::new() } else { table(&all, &losses, windows, &text) };
     if only.as_deref().is_none_or(|only| only == "lossWins") {
-        let honest = || vec![Player::Honest; HONEST];
-        let (alone, shares) =
-            (league(&text, honest(), windows), league(&text, [honest(), Player::WATCHED.to_vec()].concat(), windows));
-        shares.print();
         tables += "\n";
-        tables += &shares.table(&alone, windows);
+        tables += &league::table(&text, windows);
+    }
+    if whole {
+        tables += &targets::table(&text, &all);
     }
     match std::env::var_os("BISTRO_DOCS").map(PathBuf::from).filter(|_| whole) {
         Some(docs) => publish(&docs, &tables, &all),
