@@ -153,15 +153,14 @@ impl<'a> Arena<'a> {
         if admitted.is_empty() {
             return None;
         }
-        let (tuning, check) = self.pages.tuning(self.window);
-        let sequences = |pages: &[u64]| self.text.sequences(&self.run.dataset, &self.pages, pages);
+        let (tuning, check) = self.tuning(self.window);
         let scales = Scales {
             base: &self.base.parameters,
             slice,
             works: admitted,
             factor: mechanism::of(&self.run).factor(&self.run.training),
-            tuning: &sequences(&tuning),
-            check: &sequences(&check),
+            tuning: &tuning,
+            check: &check,
         };
         let mixed = averaging::weigh(&mut self.scorer, averaging, &scales, &CancellationToken::new()).expect("weighed");
         Some(mixed.merged)
@@ -221,6 +220,13 @@ impl<'a> Arena<'a> {
     /// Sequences of a uid's own pages.
     pub fn own(&self, window: u64, uid: u16) -> Vec<Vec<u32>> {
         self.text.sequences(&self.run.dataset, &self.pages, &self.own_pages(window, uid))
+    }
+
+    /// Sequences that an averager learns on in this window, and those that it compares on.
+    pub fn tuning(&self, window: u64) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+        let sequences = |pages: &[u64]| self.text.sequences(&self.run.dataset, &self.pages, pages);
+        let (tuning, check) = self.pages.tuning(window);
+        (sequences(&tuning), sequences(&check))
     }
 
     fn own_pages(&self, window: u64, uid: u16) -> Vec<u64> {

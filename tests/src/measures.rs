@@ -21,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     arena::{Arena, Played},
     cheat::Cheat,
-    judge::audit_cosine,
+    judge::{Figures, Judge, audit_cosine},
     text::Text,
 };
 
-/// A uid that nobody has: its pages are nobody's.
+/// The first of some uids that nobody has: their pages are nobody's.
 const OTHER: u16 = 200;
 
 /// An engine for the models of `run`, on one thread.
@@ -111,7 +111,7 @@ pub fn positive(text: &Text, run: Run, miners: usize, windows: &[u64]) -> Vec<(u
         if !windows.contains(&window) {
             continue;
         }
-        let test = arena.own(window, OTHER);
+        let test: Vec<_> = (OTHER..OTHER + 4).flat_map(|uid| arena.own(window, uid)).collect();
         let factor = mechanism::of(&run).factor(&run.training);
         let mut loss = |work: Option<&Tensors>, scale: f32| {
             let mut parameters = played.base.parameters.clone();
@@ -146,6 +146,19 @@ pub fn gradient_errors(text: &Text, run: Run, windows: u64) -> (f64, f64) {
     (error(&sum), error(&gradient(&sequences[1..])))
 }
 
+/// Figures of each of these cheats beside so many honest miners, scored in every second of 60 windows.
+pub fn thirty_scorings(text: &Text, run: Run, honest: usize, cheats: &[Cheat]) -> Vec<Figures> {
+    let mut arena = Arena::new(text, run, honest, cheats);
+    let mut judge = Judge::new(256);
+    for window in 0..60 {
+        let played = arena.play();
+        if window % 2 == 1 {
+            judge.score(&mut arena, &played);
+        }
+    }
+    (0..cheats.len()).map(|number| judge.figures(honest, honest + number)).collect()
+}
+
 /// What an averager of `lossReduction` makes of work.
 pub struct Weighed {
     /// Four honest miners, all alike.
@@ -166,7 +179,7 @@ pub fn weighed(text: &Text, run: Run, windows: u64) -> Weighed {
     let mut arena = Arena::new(text, run.clone(), 4, &bad);
     let played = after(&mut arena, windows);
     let works = works(&played);
-    let (tuning, check) = (arena.own(played.window, 100), arena.own(played.window, 101));
+    let (tuning, check) = arena.tuning(played.window);
     let mut engine = engine(&run);
     let mut weighed = |averaging: Averaging, works: &[&Tensors]| {
         let base = &played.base.parameters;

@@ -1,7 +1,6 @@
 //! The figures that an honest implementation must reach, as far as they are about scores; those about learning are
 //! in `make bench-convergence`.
 
-use bistro_protocol::check::Verdict;
 use bistro_tests::{
     cheat::Cheat,
     measures::{self, Audits, Weighed},
@@ -18,7 +17,7 @@ const LOOKS: [u64; 3] = [4, 14, 29];
 /// Measures all of them, prints them and gives the table.
 pub fn table(text: &Text, all: &[Shares]) -> String {
     let of = |mechanism: &str| all.iter().find(|s| s.mechanism == mechanism).expect("a whole run");
-    let found = [cosine(of("cosine")), audits(of("cosine")), formulas(text)].concat();
+    let found = [cosine(text), audits(of("cosine")), formulas(text)].concat();
     found.iter().for_each(|target| println!("{}", target.line()));
     let rows: String = found.iter().map(Target::row).collect();
     format!(
@@ -26,15 +25,17 @@ pub fn table(text: &Text, all: &[Shares]) -> String {
     )
 }
 
-fn cosine(shares: &Shares) -> Vec<Target> {
-    let fakes = || shares.cheats.iter().filter(|(cheat, f)| cheat.does_no_work() && f.verdict == Verdict::Accepted);
-    let share = fakes().map(|(_, f)| f.share).fold(0.0, f64::max);
-    let detection = fakes().map(|(_, f)| f.detection.map_or(f64::INFINITY, |d| d as f64)).fold(0.0, f64::max);
-    let shout = shares.cheats.iter().find(|(cheat, _)| *cheat == Cheat::Shout).expect("it is watched");
+fn cosine(text: &Text) -> Vec<Target> {
+    let cheats: Vec<Cheat> = Cheat::ALL.into_iter().filter(|c| c.does_no_work() && *c != Cheat::NotANumber).collect();
+    let cheats = [cheats, vec![Cheat::Shout]].concat();
+    let found = measures::thirty_scorings(text, small(knobs("cosine", 10)), HONEST, &cheats);
+    let (shout, fakes) = found.split_last().expect("the shout");
+    let share = fakes.iter().map(|f| f.share).fold(0.0, f64::max);
+    let detection = fakes.iter().map(|f| f.detection.map_or(f64::INFINITY, |d| d as f64)).fold(0.0, f64::max);
     vec![
-        Target::at_most(4, "cosine: largest share of who does no work", 0.05, share),
-        Target::at_most(4, "cosine: evaluations until they are told from all honest", 3.0, detection),
-        Target::at_most(4, "cosine: share of a thousandfold shout", 1.1, shout.1.share),
+        Target::at_most(4, "cosine: largest share of who does no work, 30 scorings", 0.05, share),
+        Target::at_most(4, "cosine: scorings until they are told from all honest", 3.0, detection),
+        Target::at_most(4, "cosine: share of a thousandfold shout", 1.1, shout.share),
     ]
 }
 
