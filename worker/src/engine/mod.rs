@@ -178,6 +178,16 @@ impl Engine {
         Err(Error::Loss)
     }
 
+    /// Logits (n, V) of each next token after the n `tokens`, at least one and at most T, each below V.
+    pub fn logits(&mut self, parameters: &Tensors, tokens: &[u32]) -> Result<Vec<f32>, Error> {
+        let (length, vocabulary) = (self.positions, self.model.config().vocabulary);
+        if !(1..=length).contains(&tokens.len()) || tokens.iter().any(|t| *t as usize >= vocabulary) {
+            return Err(Error::Sequence { index: 0, length, vocabulary });
+        }
+        self.model.layout().flatten(parameters, &mut self.parameters)?;
+        Ok(self.model.logits(&self.parameters, tokens, &mut self.workers[0].workspace))
+    }
+
     /// Mean loss as [`Engine::loss`] and its exact gradient.
     pub fn gradient(&mut self, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<(f64, Tensors), Error> {
         self.check_sequences(sequences)?;

@@ -152,6 +152,18 @@ impl Llama {
         })
     }
 
+    /// Logits (n, V) after each of the n `tokens`, at most T.
+    pub fn logits(&self, parameters: &[f32], tokens: &[u32], w: &mut Workspace) -> Vec<f32> {
+        // No token sees those after it: what fills the sequence up does not matter, nor does the target of the last.
+        let mut sequence = tokens.to_vec();
+        sequence.resize(self.shape.positions + 1, 0);
+        self.forward(parameters, &[sequence], w);
+        let (rows, v, c) = (tokens.len(), self.config.vocabulary, self.config.width);
+        let mut logits = vec![0.0; rows * v];
+        linear(&mut logits, &w.h, self.places.head.of(parameters), rows, v, c);
+        logits
+    }
+
     /// As [`Llama::loss`]; adds `scale` times the gradient of that sum to `gradient`.
     pub fn gradient(
         &self,
