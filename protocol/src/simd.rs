@@ -1,0 +1,72 @@
+//! Loops compiled for what the machine can do, chosen when they run.
+//!
+//! The only module with `unsafe`: a function that is compiled for more than the baseline may be called only where the
+//! machine was asked for it, and the macro asks.
+
+/// Compiles a function for AVX-512, AVX2 and the baseline of the target, and picks at run time.
+///
+/// Everything that it calls in its loops must be `#[inline(always)]`, or stays baseline code. Results do not
+/// depend on the choice: Rust neither reorders floating-point sums nor fuses products with them. A body that fuses them
+/// itself does so where the constant `FUSED` says that the machine can, and only where the product is exact.
+macro_rules! simd {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
+        $(#[$attribute])*
+        #[allow(unsafe_code)]
+        $visibility fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            fn body<const FUSED: bool>($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,fma,bmi1,bmi2,lzcnt,popcnt")]
+                fn avx512($($argument: $type),*) $(-> $result)? {
+                    body::<true>($($argument),*)
+                }
+                #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
+                fn avx2($($argument: $type),*) $(-> $result)? {
+                    body::<true>($($argument),*)
+                }
+                match $crate::simd::level() {
+                    // SAFETY: the machine was asked for these very features.
+                    $crate::simd::Level::Avx512 => return unsafe { avx512($($argument),*) },
+                    // SAFETY: as above.
+                    $crate::simd::Level::Avx2 => return unsafe { avx2($($argument),*) },
+                    $crate::simd::Level::Baseline => (),
+                }
+            }
+            body::<false>($($argument),*)
+        }
+    };
+}
+pub(crate) use simd;
+
+/// What the machine can do.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) enum Level {
+    /// F, VL, DQ and BW, and with them fused products and instructions on single bits.
+    Avx512,
+    /// AVX2, and the same with it.
+    Avx2,
+    /// Neither.
+    Baseline,
+}
+
+/// Asks the machine; the answer is remembered by the library.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn level() -> Level {
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512bw");
+    let others = is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("bmi1")
+        && is_x86_feature_detected!("bmi2")
+        && is_x86_feature_detected!("lzcnt")
+        && is_x86_feature_detected!("popcnt");
+    match (avx512 && others, is_x86_feature_detected!("avx2") && others) {
+        (true, _) => Level::Avx512,
+        (false, true) => Level::Avx2,
+        (false, false) => Level::Baseline,
+    }
+}
