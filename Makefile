@@ -147,6 +147,9 @@ bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh
 bench-validator: bench-text ## Miners that a validator evaluates per second and core, by mechanism
 	$(BENCH) bench_validator
 
+bench-kernels: ## Dot products, norms, the largest entries and the bytes of compressed work, beside torch if it is there
+	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 bench_cosine bench_topk bench_wire
+
 simulate: bench-text ## What honest work and each cheat earn by mechanism; writes docs/mechanisms.md (15 minutes)
 	BISTRO_DOCS=$(CURDIR)/docs $(BENCH) simulate::simulate
 

@@ -10,14 +10,17 @@
 //! pays them 10 to 30% of an honest income. Taking the others' part away leaves them 0 to 4%, at no cost: the
 //! same gradients serve everybody.
 
+use super::products;
 use crate::tensors::Tensors;
 
 /// Raw score of one miner: its delta against the gradient on its own pages, less the mean against those on
 /// `foreign` pages (the other drawn miners'; if there is none, one foreign page set stands in). Between -2 and 2;
-/// 0 if the delta or the gradient is zero.
+/// 0 if the delta or the gradient is zero. The delta is read once for all gradients.
 pub fn raw_score(delta: &Tensors, own: &Tensors, foreign: &[&Tensors]) -> f64 {
-    let reference = foreign.iter().map(|g| descent_cosine(delta, g)).sum::<f64>() / foreign.len().max(1) as f64;
-    descent_cosine(delta, own) - reference
+    let gradients: Vec<_> = std::iter::once(own).chain(foreign.iter().copied()).collect();
+    let descents: Vec<f64> = products(delta, &gradients).into_iter().map(|with| 0.0 - with.cosine()).collect();
+    let reference = descents[1..].iter().sum::<f64>() / foreign.len().max(1) as f64;
+    descents[0] - reference
 }
 
 /// Recomputed work has at least this cosine with what was published: 1.0000 on the same kind of machine; half of the
@@ -26,24 +29,7 @@ pub const RECOMPUTED: f64 = 0.99;
 
 /// Whether published work is what a recomputation gives (`innerOptimizer: fresh`).
 pub fn is_recomputed(delta: &Tensors, expected: &Tensors) -> bool {
-    // Both descend: two negations of the cosine with a gradient.
-    let negated = expected.map(|x| -x);
-    descent_cosine(delta, &negated) >= RECOMPUTED
-}
-
-/// Cosine of the delta with the negative gradient, accumulated in f64 in one pass.
-fn descent_cosine(delta: &Tensors, gradient: &Tensors) -> f64 {
-    let (mut dot, mut dd, mut gg) = (0.0, 0.0, 0.0);
-    for (d, g) in delta.iter().zip(gradient) {
-        for (d, g) in d.data.iter().zip(&g.data) {
-            let (d, g) = (f64::from(*d), f64::from(*g));
-            dot += d * g;
-            dd += d * d;
-            gg += g * g;
-        }
-    }
-    let norms = (dd * gg).sqrt();
-    if norms > 0.0 && norms.is_finite() { -dot / norms } else { 0.0 }
+    products(delta, &[expected])[0].cosine() >= RECOMPUTED
 }
 
 #[cfg(test)]

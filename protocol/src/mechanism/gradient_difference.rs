@@ -14,7 +14,7 @@
 
 use bistro_api::{mechanism::GradientDifference, run::Training};
 
-use super::dot;
+use super::products;
 use crate::{
     base::{Base, STATE},
     slice::Slice,
@@ -119,7 +119,8 @@ impl Powers {
 /// Relative error of a published gradient; infinite against one that is zero or not finite.
 pub fn relative_error(published: &Tensors, recomputed: &Tensors) -> f64 {
     let difference = published.minus(recomputed);
-    let error = (dot(&difference, &difference) / dot(recomputed, recomputed)).sqrt();
+    let sums = products(&difference, &[recomputed])[0];
+    let error = (sums.aa / sums.bb).sqrt();
     if error.is_finite() { error } else { f64::INFINITY }
 }
 

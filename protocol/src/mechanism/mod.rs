@@ -13,9 +13,10 @@ use bistro_api::{
 
 use crate::{
     base::Base,
+    kernels::{self, Products},
     object::Kind,
     slice::Slice,
-    tensors::{Tensor, Tensors},
+    tensors::Tensors,
 };
 
 /// The mechanism of a run with its settings.
@@ -155,10 +156,19 @@ pub fn of(run: &Run) -> Mechanism<'_> {
     Mechanism::of(&run.mechanism).expect("exactly one member: checked when the settings were read")
 }
 
-/// Dot product over all entries, accumulated in f64 in element order.
+/// Sums of products of one set with each of `others`, which have its schema: per tensor by [`kernels::many`], then over
+/// the tensors in name order.
+fn products(of: &Tensors, others: &[&Tensors]) -> Vec<Products> {
+    let mut sums = vec![Products::default(); others.len()];
+    for (number, tensor) in of.iter().enumerate() {
+        let others: Vec<_> = others.iter().map(|other| other.tensor(number).data.as_slice()).collect();
+        let parts = kernels::many(&tensor.data, &others, 1);
+        sums.iter_mut().zip(parts).for_each(|(sum, part)| *sum = sum.plus(part));
+    }
+    sums
+}
+
+/// Dot product over all entries.
 fn dot(a: &Tensors, b: &Tensors) -> f64 {
-    let entries = |(a, b): (&Tensor, &Tensor)| {
-        a.data.iter().zip(&b.data).fold(0.0, |sum, (x, y)| sum + f64::from(*x) * f64::from(*y))
-    };
-    a.iter().zip(b).map(entries).sum()
+    products(a, &[b])[0].dot
 }

@@ -14,6 +14,7 @@ use bistro_protocol::{
     score::next_average,
     tensor_file,
     tensors::{Tensor, Tensors},
+    topk::{self, Sparse, Values},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -31,6 +32,9 @@ pub const DECODERS: &[Decoder] = &[
     Decoder { name: "tensors", decode: tensors, bound: file_bound, form: Form::Tensors, seeds: files },
     Decoder { name: "artifact", decode: artifact, bound: file_bound, form: Form::Tensors, seeds: artifacts },
     Decoder { name: "checked-artifact", decode: checked, bound: file_bound, form: Form::Tensors, seeds: artifacts },
+    Decoder { name: "two-bit", decode: two_bit, bound: packed, form: Form::Text, seeds: || sparse(Values::TwoBit) },
+    Decoder { name: "bf16", decode: bf16, bound: packed, form: Form::Text, seeds: || sparse(Values::Bf16) },
+    Decoder { name: "f32", decode: whole, bound: packed, form: Form::Text, seeds: || sparse(Values::F32) },
     Decoder { name: "hotkey", decode: hotkey, bound: plain, form: Form::Text, seeds: hotkeys },
     Decoder { name: "hex32", decode: json::<Hex32>, bound: plain, form: Form::Json, seeds: || texts(64) },
     Decoder { name: "bits64", decode: json::<Bits64>, bound: plain, form: Form::Json, seeds: || texts(16) },
@@ -208,6 +212,50 @@ fn checked(bytes: &[u8]) -> bool {
     };
     let signer = if bytes.len().is_multiple_of(8) { alice() } else { Hotkey(BASE) };
     rules.artifact(&signer, &Commit::of(bytes), bytes).is_ok()
+}
+
+/// Shapes of compressed work: whole chunks and a shorter one, a tensor of three entries and one of none.
+static SPARSE: LazyLock<Vec<(String, Vec<usize>)>> =
+    LazyLock::new(|| [("a", vec![150, 64]), ("b", vec![3]), ("none", vec![0])].map(|(n, d)| (n.into(), d)).into());
+
+/// Compressed work; what is read must write the same bytes again.
+fn top_k(bytes: &[u8], values: Values) -> bool {
+    let Ok(read) = Sparse::read(bytes, &SPARSE, topk::Settings { k: 64, values }) else { return false };
+    assert_eq!(read.write(), bytes, "another form of the same work");
+    assert!(read.dense(&SPARSE).all_finite());
+    true
+}
+
+fn two_bit(bytes: &[u8]) -> bool {
+    top_k(bytes, Values::TwoBit)
+}
+
+fn bf16(bytes: &[u8]) -> bool {
+    top_k(bytes, Values::Bf16)
+}
+
+fn whole(bytes: &[u8]) -> bool {
+    top_k(bytes, Values::F32)
+}
+
+fn sparse(values: Values) -> Vec<Vec<u8>> {
+    let work = |number: u32| {
+        let entry = |i: u32| (i.wrapping_mul(2_654_435_761 + number) >> 8) as f32 / 8_388_608.0 - 1.0;
+        let tensor = |(name, shape): &(String, Vec<usize>)| {
+            let data = (0..shape.iter().product::<usize>() as u32).map(entry).collect();
+            Tensor { name: name.clone(), shape: shape.clone(), data }
+        };
+        let tensors = Tensors::new(SPARSE.iter().map(tensor).collect()).expect("a set");
+        topk::compress(&tensors, None, topk::Settings { k: 64, values }, 1).expect("finite").write()
+    };
+    (0..4).map(|number| work(2 * number)).collect()
+}
+
+/// A byte holds at most eight indices, each two bytes in memory; then the bytes once more, twice that while they are
+/// written, and the tensors themselves.
+fn packed(length: usize) -> usize {
+    let entries: usize = SPARSE.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    20 * length + 4 * entries + 4096
 }
 
 fn hotkey(bytes: &[u8]) -> bool {

@@ -17,6 +17,7 @@ mod formulas;
 mod history;
 mod images;
 mod joiner;
+mod kernels_bench;
 mod look;
 mod mechanisms;
 mod models;
