@@ -129,7 +129,8 @@ fn fit<'a>(chunks: impl Iterator<Item = (&'a [f32], &'a u8)>, largest: f32) -> [
     let add = |[w, s]: [f64; 2], [w2, s2]: [f64; 2]| [w + w2, s + s2];
     let all = bins.iter().fold([0.0; 2], |sum, bin| add(sum, *bin));
     let gain = |[w, s]: [f64; 2]| if w > 0.0 { s * s / w } else { 0.0 };
-    let level = |[w, s]: [f64; 2]| if w > 0.0 { (s / w) as f32 } else { 0.0 };
+    // A large entry of a chunk with a small factor may ask for a level beyond all f32.
+    let level = |[w, s]: [f64; 2]| if w > 0.0 { (s / w).min(f64::from(f32::MAX)) as f32 } else { 0.0 };
     let (mut best, mut levels, mut low) = (gain(all), [level(all); 2], [0.0; 2]);
     for bin in bins {
         low = add(low, bin);
@@ -206,6 +207,15 @@ mod tests {
             (0..4).map(value).collect::<Vec<_>>()
         });
         assert_eq!((levels, decoded.collect::<Vec<_>>()), ([1.5 * 2.0 / 3.0, 3.0], picked.values));
+    }
+
+    /// The lone entry of the first chunk, divided by its factor, is beyond all f32.
+    #[test]
+    fn levels_are_finite_whatever_the_values() {
+        let values = vec![3e38, 0.0, 0.0, 0.0, 3.4e38, 3.4e38, -3.4e38, 3.4e38];
+        let Levels { levels, scales, values } = Levels::of(&Picked { indices: vec![0; 8], values }, 4);
+        assert_eq!(levels[1], f32::MAX);
+        assert!(are_sound(levels, &scales, &values, [4, 4].into_iter()));
     }
 
     #[test]

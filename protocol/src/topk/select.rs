@@ -78,9 +78,10 @@ impl Selector {
 }
 
 /// Picks the `k` entries of largest magnitude of each chunk of 4096 (of a shorter last one its share, [`kept`]), the
-/// lower index first among equals, on `threads` threads; they do not change what is picked. `k` is in 1..=4096. An
-/// entry that is not finite is an error.
+/// lower index first among equals, on `threads` threads; they do not change what is picked. `k` is brought into
+/// 1..=4096. An entry that is not finite is an error.
 pub fn select(data: &[f32], k: usize, threads: usize) -> Result<Picked, Error> {
+    let k = k.clamp(1, CHUNK);
     let mut picked = Picked::of(data.len(), k);
     let mut jobs = Vec::new();
     divide(&mut jobs, 0, data, None, k, &mut picked);
@@ -186,7 +187,9 @@ simd! {
         }
         // What is behind the last entry is zero and reaches nothing but zero: then no place is left out.
         let least = kth_largest(maxima, k, 0, most, 1 << COARSE);
-        let found = if least == 0 { everything(&magnitudes[..n], places, among) } else {
+        let found = if least == 0 {
+            everything(&magnitudes[..n], places, among)
+        } else {
             reaching(magnitudes, least, masks);
             gather(maxima, masks, least, magnitudes, places, among)
         };
