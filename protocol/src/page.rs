@@ -88,7 +88,14 @@ impl Pages {
 
     /// The pages that the displayed loss is measured on: the first odd ones of the held-out part.
     pub fn displayed(&self) -> Vec<u64> {
-        (0..self.held_out).filter(|i| i % 2 == 1).take(DISPLAYED as usize).map(|i| self.training + i).collect()
+        self.unseen(DISPLAYED)
+    }
+
+    /// The first `count` odd pages of the held-out part, or all where there are fewer: nobody learns on them. They begin
+    /// with those of [`Pages::displayed`].
+    pub fn unseen(&self, count: u64) -> Vec<u64> {
+        let odd = (0..self.held_out).filter(|i| i % 2 == 1);
+        odd.take(usize::try_from(count).unwrap_or(usize::MAX)).map(|i| self.training + i).collect()
     }
 
     /// The pages of window `window` that an averager learns on, and those that it compares the result on: even ones of the

@@ -11,6 +11,7 @@ use crate::{
     dataset,
     environment::Environment,
     failure::Failure,
+    interop::{self, Evaluate, Export, Generate, Import},
     look::{self, Explain, Fetch, Runs},
     roles, telemetry,
 };
@@ -45,6 +46,18 @@ enum Command {
     /// Say why a miner has the weight that it has, window by window.
     #[command(after_help = LOOK_HELP)]
     Explain(Explain),
+    /// Write a model of the run as a folder that Hugging Face's transformers loads.
+    #[command(after_help = EXPORT_HELP)]
+    Export(Box<Export>),
+    /// Turn such a folder into the checkpoint that a run starts from; prints what belongs into the Subnet.
+    #[command(after_help = IMPORT_HELP)]
+    Import(Import),
+    /// Measure how well a model foretells a text: loss, perplexity, accuracy.
+    #[command(after_help = EVALUATE_HELP)]
+    Evaluate(Box<Evaluate>),
+    /// Let a model write on.
+    #[command(after_help = GENERATE_HELP)]
+    Generate(Box<Generate>),
 }
 
 #[derive(Subcommand)]
@@ -126,6 +139,41 @@ Examples:
 The same text gives the same digest on every machine. A run that was interrupted leaves prepare.json in --to; the same
 command goes on from there. BISTRO_THREADS threads make tokens.";
 
+const EXPORT_HELP: &str = "\
+Without --from or --model the model is the run's, and BISTRO_SETTINGS, BISTRO_SECRETS and BISTRO_STATE say which run that is,
+as for a node (see bistro-worker --help). Nothing is written to chain or bucket.
+Examples:
+  bistro-worker export --to ./model                             (the newest base)
+  bistro-worker export --to ./model --window 400
+  bistro-worker export --to ./model --hotkey 5F..               (a miner's model, mechanism lossWins)
+  bistro-worker export --to ./model --checkpoint base.safetensors --model config.json --tokenizer tokenizer.json
+Then, in Python:
+  AutoModelForCausalLM.from_pretrained(\"./model\"), AutoTokenizer.from_pretrained(\"./model\")";
+
+const IMPORT_HELP: &str = "\
+The folder is what save_pretrained writes: config.json, model.safetensors or several files with their index, and perhaps
+tokenizer.json. Numbers in F32, BF16 or F16 become F32. Names, shapes and values are checked against config.json.
+Examples:
+  bistro-worker import --from ./gpt2 --to gpt2.safetensors
+  bistro-worker import --from s3://models/gpt2 --to gpt2.safetensors --endpoint http://devnet:9000
+Put the file into the subnet's bucket, its key into run.from.checkpoint, and the printed model into run.model.";
+
+const EVALUATE_HELP: &str = "\
+A text is cut into sequences of --context tokens, each without what stands before it. The loss is in nats per token.
+Examples:
+  bistro-worker evaluate --pages 4                              (what nodes show as their loss)
+  bistro-worker evaluate --text book.txt --format json
+  bistro-worker evaluate --text book.txt --from ./gpt2
+  bistro-worker evaluate --pages 16 --from ./gpt2               (another model on the run's held-out pages)
+  bistro-worker evaluate --text line.txt --logits logits.safetensors";
+
+const GENERATE_HELP: &str = "\
+The text goes to standard output as it comes, the log to standard error.
+Examples:
+  bistro-worker generate --prompt 'fn main() {'
+  bistro-worker generate --prompt 'Once upon a time' --tokens 200 --temperature 0.8 --top-k 40 --seed 7
+  bistro-worker generate --prompt 'Once upon a time' --from ./gpt2 --format json";
+
 /// Parses, runs, and maps the outcome to an exit code.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -154,6 +202,10 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Runs(what) => return look::runs(what, stopped_by_signals()?).await,
         Command::Fetch(what) => return look::fetch(what, stopped_by_signals()?).await,
         Command::Explain(what) => return look::explain(what, stopped_by_signals()?).await,
+        Command::Export(what) => return interop::export(*what, stopped_by_signals()?).await,
+        Command::Import(what) => return interop::import(what).await,
+        Command::Evaluate(what) => return interop::evaluate(*what, stopped_by_signals()?).await,
+        Command::Generate(what) => return interop::generate(*what, stopped_by_signals()?).await,
         Command::Miner => Role::Miner,
         Command::Validator => Role::Validator,
         Command::Averager => Role::Averager,

@@ -83,13 +83,13 @@ async fn write(arguments: &Prepare, options: Options, documents: impl Documents)
 
 /// What `--from` and `--to` can be.
 #[derive(Debug, PartialEq)]
-enum Place<'a> {
+pub(crate) enum Place<'a> {
     Folder(&'a Path),
     Bucket { name: &'a str, prefix: &'a str },
 }
 
 impl<'a> Place<'a> {
-    fn parse(text: &'a str) -> Self {
+    pub(crate) fn parse(text: &'a str) -> Self {
         match text.strip_prefix("s3://") {
             None => Self::Folder(Path::new(text)),
             Some(place) => {
@@ -101,14 +101,24 @@ impl<'a> Place<'a> {
 }
 
 async fn connect(arguments: &Prepare, name: &str) -> Result<Bucket, Failure> {
+    connect_to(name, arguments.endpoint.as_deref(), &arguments.region, &arguments.secrets).await
+}
+
+/// The bucket that a tool reads or writes: with the keys in the folder `secrets`, else with those of AWS's default chain.
+pub(crate) async fn connect_to(
+    name: &str,
+    endpoint: Option<&str>,
+    region: &str,
+    secrets: &Path,
+) -> Result<Bucket, Failure> {
     let settings = settings::Bucket {
         name: name.to_owned(),
-        endpoint: arguments.endpoint.clone(),
-        region: arguments.region.clone(),
+        endpoint: endpoint.map(str::to_owned),
+        region: region.to_owned(),
         prefix: String::new(),
         ca_bundle: None,
     };
-    let credentials = Credentials::from_secrets(&arguments.secrets, 0)?.unwrap_or(Credentials::Aws);
+    let credentials = Credentials::from_secrets(secrets, 0)?.unwrap_or(Credentials::Aws);
     // Nobody scrapes a tool; the role is a label that nobody sees.
     Ok(Bucket::new(&settings, credentials, Telemetry::new(Role::Averager)).await?)
 }

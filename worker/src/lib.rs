@@ -17,6 +17,7 @@ pub mod facts;
 pub mod failure;
 pub mod files;
 pub mod follow;
+pub mod interop;
 pub mod look;
 pub mod mechanism;
 pub mod models;

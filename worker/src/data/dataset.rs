@@ -11,8 +11,8 @@ use bistro_protocol::page::Pages;
 use bytes::Bytes;
 
 use super::{
-    Error, INDEX,
-    index::{Index, MAX_INDEX, Shard},
+    Error, INDEX, MAX_TOKENIZER, TOKENIZER,
+    index::{Index, MAX_INDEX, Shard, TokenizerName},
     store::{BucketFolder, Source},
 };
 use crate::{bucket::Bucket, failure::Failure, files};
@@ -75,6 +75,25 @@ impl<S: Source> Dataset<S> {
     /// Every token is below this.
     pub fn vocabulary(&self) -> u32 {
         self.index.vocabulary_size
+    }
+
+    /// The tokenizer.json that made the tokens; `None` where every byte is one.
+    pub async fn tokenizer(&self) -> Result<Option<Bytes>, Error> {
+        let name = &self.index.tokenizer;
+        if name.kind != TOKENIZER {
+            return Ok(None);
+        }
+        let bytes = self.source.get(TOKENIZER, MAX_TOKENIZER).await?;
+        let bytes = bytes.ok_or_else(|| Error::Missing(TOKENIZER.to_owned()))?;
+        match *name == TokenizerName::json(&bytes) {
+            true => Ok(Some(bytes)),
+            false => Err(Error::Damaged(TOKENIZER.to_owned())),
+        }
+    }
+
+    /// The token between two documents: the zero byte where every byte is a token.
+    pub fn separator(&self) -> Option<u32> {
+        if self.index.tokenizer.kind == TOKENIZER { self.index.separator } else { Some(0) }
     }
 
     /// The sequences of a page, each sequenceLength + 1 tokens; the last token of one is the first of the next.

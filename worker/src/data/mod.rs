@@ -31,6 +31,8 @@ pub use self::{
     tokens::{FromFile, MAX_TOKENIZER, Tokenizer},
 };
 
+pub(crate) use self::tokens::Pieces;
+
 /// Name of the index in the folder of a dataset.
 pub const INDEX: &str = "index.json";
 

@@ -148,7 +148,7 @@ fn write(tokens: &[u32], width: usize, bytes: &mut Vec<u8>) {
 }
 
 /// A text in pieces of at most [`PIECE`] bytes that end after a line where they can.
-struct Pieces<'a>(&'a str);
+pub(crate) struct Pieces<'a>(pub(crate) &'a str);
 
 impl<'a> Iterator for Pieces<'a> {
     type Item = &'a str;

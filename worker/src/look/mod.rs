@@ -4,7 +4,7 @@
 mod explain;
 mod fetch;
 mod runs;
-mod table;
+pub(crate) mod table;
 
 use bistro_protocol::{
     hotkey::Hotkey,
@@ -99,7 +99,7 @@ pub async fn explain(what: Explain, stop: CancellationToken) -> Result<(), Failu
 }
 
 /// Does `work` as somebody who reads only. What it keeps lies in a folder that goes with it.
-async fn onlooker<T>(
+pub(crate) async fn onlooker<T>(
     stop: CancellationToken,
     work: impl AsyncFnOnce(&Node) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
@@ -123,7 +123,7 @@ fn span(node: &Node, windows: u64) -> (u64, u64) {
     (now, now.saturating_sub(windows).max(node.settings.run.start_window))
 }
 
-fn hotkey(text: &str) -> Result<Hotkey, Failure> {
+pub(crate) fn hotkey(text: &str) -> Result<Hotkey, Failure> {
     Hotkey::from_ss58(text).map_err(|error| Failure::Permanent(format!("--hotkey {text}: {error}")))
 }
 

@@ -3,6 +3,8 @@
 use bistro_api::run::{Model, Preset};
 use serde_json::Value;
 
+use super::hugging_face;
+
 /// Most parameters that the engine takes: 8 GiB in f32, four times that while training.
 const MAX_PARAMETERS: u64 = 1 << 31;
 
@@ -108,7 +110,8 @@ impl Config {
 
     /// The model and its longest sequence. Fields as `transformers.LlamaConfig` writes them.
     fn hugging_face(value: &Value) -> Result<(Self, usize), ConfigError> {
-        let fields = Fields(value);
+        let value = hugging_face::with_plain_rope(value);
+        let fields = Fields(&value);
         fields.must_be("model_type", &[Value::from("llama")], "only the architecture \"llama\" is known")?;
         fields.may_be("architectures", &[Value::from(vec!["LlamaForCausalLM"])], "must be [\"LlamaForCausalLM\"]")?;
         fields.may_be("hidden_act", &["silu".into(), "swish".into()], "only \"silu\" is known")?;
@@ -116,7 +119,9 @@ impl Config {
         fields.may_be("tie_word_embeddings", &no, "tied embeddings are not known, set it to false")?;
         fields.may_be("attention_bias", &no, "biases are not known, set it to false")?;
         fields.may_be("mlp_bias", &no, "biases are not known, set it to false")?;
-        fields.may_be("rope_scaling", &[], "scaled rotary embeddings are not known, remove it")?;
+        for field in ["rope_scaling", "rope_parameters"] {
+            fields.may_be(field, &[], "scaled rotary embeddings are not known, remove it")?;
+        }
 
         let width = fields.integer("hidden_size", None, 8..=16_384)?;
         let heads = fields.integer("num_attention_heads", None, 1..=256)?;

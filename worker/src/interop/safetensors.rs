@@ -1,0 +1,147 @@
+//! safetensors files of other writers, read into f32, and files that they read.
+//!
+//! The library checks that the tensors lie side by side and fill the file; here stand what it leaves open: how long a
+//! header may be, and which types of numbers there are. Nothing is allocated that the file does not hold.
+
+use std::io::{self, Write};
+
+use bistro_protocol::tensors::Tensor;
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use super::Error;
+
+/// Longest header that is read: a model of 256 layers needs half a megabyte.
+pub const MAX_HEADER: u64 = 4 << 20;
+/// The length of a header is a multiple of this, so that the data is aligned.
+const ALIGN: usize = 8;
+
+/// The tensors of a file, none of them copied yet. `name` is the file's, for errors.
+pub fn read<'a>(name: &str, bytes: &'a [u8]) -> Result<SafeTensors<'a>, Error> {
+    let header = bytes.first_chunk().map(|n| u64::from_le_bytes(*n));
+    let header = header.ok_or_else(|| Error::file(name, "is no safetensors file: it has fewer than 8 bytes"))?;
+    if header > MAX_HEADER {
+        return Err(Error::file(
+            name,
+            format!("is no safetensors file that is read: its header has {header} bytes, at most {MAX_HEADER}"),
+        ));
+    }
+    SafeTensors::deserialize(bytes).map_err(|error| {
+        // What a header says may have any length and hold anything.
+        let reason: String = error.to_string().chars().filter(|c| !c.is_control()).take(160).collect();
+        Error::file(name, format!("is no whole safetensors file ({reason}): fetch it again"))
+    })
+}
+
+/// The numbers of a tensor in f32, which holds each of these types exactly; `None` for any other type.
+pub fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let bytes = view.data();
+    let pairs = |f: fn([u8; 2]) -> f32| bytes.as_chunks::<2>().0.iter().map(|b| f(*b)).collect();
+    match view.dtype() {
+        Dtype::F32 => Some(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()),
+        Dtype::F16 => Some(pairs(|b| f16::from_le_bytes(b).to_f32())),
+        Dtype::BF16 => Some(pairs(|b| bf16::from_le_bytes(b).to_f32())),
+        _ => None,
+    }
+}
+
+/// Writes tensors in their order as a file that every library reads; `format` is the metadata of that name, without which
+/// older versions of `transformers` refuse a file. It holds one tensor at a time.
+pub fn write(out: &mut dyn Write, format: &str, tensors: &[&Tensor]) -> io::Result<()> {
+    let header = header(format, tensors);
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(header.as_bytes())?;
+    for tensor in tensors {
+        write_floats(out, &tensor.data)?;
+    }
+    Ok(())
+}
+
+fn header(format: &str, tensors: &[&Tensor]) -> String {
+    let text = |s: &str| serde_json::Value::String(s.to_owned()).to_string();
+    let mut header = format!(r#"{{"__metadata__":{{"format":{}}}"#, text(format));
+    let mut offset = 0;
+    for Tensor { name, shape, data } in tensors {
+        let end = offset + size_of_val(data.as_slice());
+        let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
+        let (name, shape) = (text(name), shape.join(","));
+        header += &format!(r#",{name}:{{"dtype":"F32","shape":[{shape}],"data_offsets":[{offset},{end}]}}"#);
+        offset = end;
+    }
+    header.push('}');
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(ALIGN) - header.len()));
+    header
+}
+
+#[cfg(target_endian = "little")]
+fn write_floats(out: &mut dyn Write, data: &[f32]) -> io::Result<()> {
+    out.write_all(bytemuck::cast_slice(data))
+}
+
+#[cfg(target_endian = "big")]
+fn write_floats(out: &mut dyn Write, data: &[f32]) -> io::Result<()> {
+    data.iter().try_for_each(|x| out.write_all(&x.to_le_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A file with this header and so many bytes of data.
+    pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    }
+
+    #[test]
+    fn a_header_is_bounded_before_it_is_read() {
+        for length in [MAX_HEADER + 1, 1 << 40, u64::MAX] {
+            let error = read("f", &[&length.to_le_bytes()[..], b"{}"].concat()).expect_err("too long").to_string();
+            assert!(error.contains("its header has") && error.lines().count() == 1, "{error}");
+        }
+        let huge = format!(
+            r#"{{"{}":{{"dtype":"F32","shape":[{}],"data_offsets":[0,4]}}}}"#,
+            "\\u001b[2J".repeat(2000),
+            u64::MAX
+        );
+        for bytes in [vec![], vec![0; 7], vec![0; 8], file("{", &[]), file(&huge, &[0; 4]), file("{}", &[0; 4])] {
+            let error = read("f", &bytes).err().map(|e| e.to_string());
+            assert!(error.is_none_or(|e| e.starts_with("f: is no ") && e.len() < 300 && !e.contains('\u{1b}')));
+        }
+    }
+
+    #[test]
+    fn halves_become_the_same_numbers() {
+        let header = r#"{"b":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"h":{"dtype":"F16","shape":[2],"data_offsets":[4,8]},"i":{"dtype":"I64","shape":[1],"data_offsets":[8,16]}}"#;
+        let numbers = [1.5f32, -0.25];
+        let mut data: Vec<u8> = numbers.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect();
+        data.extend(numbers.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()));
+        data.extend([0; 8]);
+        let bytes = file(header, &data);
+        let tensors = read("f", &bytes).expect("a sound file");
+        for (name, wanted) in [("b", Some(numbers.to_vec())), ("h", Some(numbers.to_vec())), ("i", None)] {
+            assert_eq!(floats(&tensors.tensor(name).expect("is there")), wanted);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(names in prop::collection::btree_set("[a-z.\"\\\\é]{1,8}", 0..5)) {
+            let tensors: Vec<Tensor> = names
+                .into_iter()
+                .enumerate()
+                .map(|(i, name)| Tensor { name, shape: vec![i, 2], data: (0..2 * i).map(|x| x as f32 - 0.5).collect() })
+                .collect();
+            let mut bytes = Vec::new();
+            write(&mut bytes, "pt", &tensors.iter().collect::<Vec<_>>()).expect("memory takes it");
+            let read = read("f", &bytes).expect("a sound file");
+            prop_assert_eq!(read.len(), tensors.len());
+            for tensor in &tensors {
+                let view = read.tensor(&tensor.name).expect("is there");
+                prop_assert_eq!(view.shape(), tensor.shape.as_slice());
+                prop_assert_eq!(floats(&view), Some(tensor.data.clone()));
+            }
+        }
+    }
+}
