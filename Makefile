@@ -54,6 +54,19 @@ node-tools: kube-tools ## Build and install what a real node needs besides (2 mi
 e2e: node-tools images ## The chart, the operator and a subnet on a real node of this machine (needs root)
 	BISTRO_IMAGES=$(IMAGES) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 e2e_
 
+PYTHON := $(CACHE)/python
+
+# Marked with what it was made of: another version is another environment.
+$(PYTHON)/requirements.txt: hack/interop/requirements.txt
+	python3 -m venv $(PYTHON)
+	$(PYTHON)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	cp $< $@
+
+python: $(PYTHON)/requirements.txt ## Install Python's transformers and torch into ~/.cache/bistro/python (6 GB, once)
+
+test-interop: build python ## Compare exports, imports, logits and generation with transformers
+	BISTRO_PYTHON=$(PYTHON)/bin/python cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 interop::
+
 test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact: for one)
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture a_million_inputs
 

@@ -10,6 +10,7 @@ use crate::{
     engine::{Config, Optimizer},
     environment,
     facts::Facts,
+    interop,
     state::{self, Owner},
 };
 
@@ -39,6 +40,11 @@ pub fn model_config(bytes: &[u8]) -> bool {
         let model = Model { preset: None, config: Some(value) };
         Config::new(&model, 256, 128).is_ok()
     })
+}
+
+/// A safetensors file by any writer.
+pub fn foreign_tensors(bytes: &[u8]) -> bool {
+    interop::is_readable(bytes)
 }
 
 /// A base that a node kept.

@@ -26,6 +26,13 @@ pub const DECODERS: &[Decoder] = &[
     Decoder { name: "bucket-key", decode: decoders::bucket_key, bound: plain, form: Form::Text, seeds: bucket_keys },
     Decoder { name: "dataset-index", decode: decoders::dataset_index, bound: plain, form: Form::Json, seeds: indices },
     Decoder { name: "model-config", decode: decoders::model_config, bound: tree, form: Form::Json, seeds: configs },
+    Decoder {
+        name: "foreign-tensors",
+        decode: decoders::foreign_tensors,
+        bound: foreign_bound,
+        form: Form::Tensors,
+        seeds: foreign,
+    },
     Decoder { name: "saved-base", decode: decoders::saved_base, bound: file_bound, form: Form::Tensors, seeds: bases },
     Decoder { name: "optimizer", decode: decoders::optimizer, bound: file_bound, form: Form::Tensors, seeds: moments },
     Decoder { name: "owner", decode: decoders::owner, bound: plain, form: Form::Json, seeds: owners },
@@ -40,6 +47,12 @@ pub fn yaml(length: usize) -> usize {
 /// As for any file of tensors, and the names of the moments once more.
 fn file_bound(length: usize) -> usize {
     length + 20 * length.min(tensor_file::MAX_HEADER as usize) + 4096
+}
+
+/// One tensor at a time, as large as its bytes or twice that; and the library's tables of names and shapes: a member that
+/// it does not know takes four bytes of the header, and up to 400 while the list that keeps it moves.
+fn foreign_bound(length: usize) -> usize {
+    2 * length + 128 * length.min(tensor_file::MAX_HEADER as usize) + 16_384
 }
 
 fn settings() -> Vec<Vec<u8>> {
@@ -94,6 +107,12 @@ fn bases() -> Vec<Vec<u8>> {
     let base = set(&["a", "b"]);
     let note = json!({"window": 5, "previous": "07".repeat(32), "digest": hex::encode(base.digest())});
     vec![tensor_file::write(&[("note", note.to_string())], &base)]
+}
+
+fn foreign() -> Vec<Vec<u8>> {
+    let header = r#"{"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"F16","shape":[2],"data_offsets":[4,8]},"c":{"dtype":"I64","shape":[],"data_offsets":[8,16]},"__metadata__":{"format":"pt"}}"#;
+    let file = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &[1; 16]].concat();
+    vec![file, tensor_file::write(&[("format", "pt".into())], &set(&["a", "b"]))]
 }
 
 fn moments() -> Vec<Vec<u8>> {

@@ -16,6 +16,7 @@ mod fleet;
 mod formulas;
 mod history;
 mod images;
+mod interop;
 mod joiner;
 mod kernels_bench;
 mod look;

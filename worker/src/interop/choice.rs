@@ -19,7 +19,7 @@ use crate::{
     environment,
     failure::Failure,
     files,
-    follow::Follower,
+    follow::{Follower, averager_of},
     look, models,
     node::Node,
     origin,
@@ -27,6 +27,8 @@ use crate::{
 
 /// Tokens that a model sees at once where nobody says how many it was made for, or more than people wait for.
 const CONTEXT: u32 = 1024;
+/// Windows in which the newest base is looked for.
+const LOOK_BACK: usize = 20;
 
 /// The model that a command is about. Without any of these: the newest one of the run.
 #[derive(Args, Clone)]
@@ -34,7 +36,7 @@ pub struct Choice {
     /// A folder with config.json, model.safetensors and tokenizer.json, as save_pretrained writes it; needs no run.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["window", "checkpoint", "model", "hotkey"])]
     pub from: Option<PathBuf>,
-    /// The run's base before this window; absent: before the one that is under way.
+    /// The run's base before this window; absent: the newest.
     #[arg(long, value_name = "W", conflicts_with_all = ["checkpoint", "hotkey"])]
     pub window: Option<u64>,
     /// A safetensors file of parameters on disk, or the key of one in the bucket.
@@ -178,7 +180,10 @@ impl Choice {
             let reason = "this subnet has one base for all, and no miner a model of its own: leave it out".to_owned();
             return Err(Error::Argument { argument: "hotkey", reason }.into());
         }
-        let window = self.window.unwrap_or_else(|| node.clock.window_of(node.head().number));
+        let window = match self.window {
+            Some(window) => window,
+            None => newest(node).await?,
+        };
         let reached = Follower::reach(node, window).await?;
         Ok((reached.base.parameters, format!("the base before window {window} of run {id}")))
     }
@@ -223,6 +228,24 @@ impl Choice {
         }
         Ok(context)
     }
+}
+
+/// The last window whose base the averager has made: it may be late, or away.
+async fn newest(node: &Node) -> Result<u64, Failure> {
+    let (now, start) = (node.clock.window_of(node.head().number), node.settings.run.start_window);
+    for window in (start..=now).rev().take(LOOK_BACK) {
+        if window == start {
+            return Ok(window);
+        }
+        if let Some(averager) = averager_of(node, window - 1).await?
+            && node.manifest(&averager, window - 1).await?.is_some()
+        {
+            return Ok(window);
+        }
+    }
+    Err(Failure::Permanent(format!(
+        "the averager has published nothing for {LOOK_BACK} windows before window {now}: name an older base with --window"
+    )))
 }
 
 /// Every byte is a token where the vocabulary is that of bytes and nothing says otherwise.

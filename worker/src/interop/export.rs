@@ -87,10 +87,8 @@ pub fn write(loaded: &Loaded, folder: &Path, shard_size: u64) -> Result<usize, E
 fn config(loaded: &Loaded) -> Value {
     let positions = folder::longest(&loaded.model).unwrap_or(loaded.context);
     let mut config = loaded.config.to_hugging_face(positions as usize);
-    for field in ["bos_token_id", "eos_token_id", "pad_token_id"] {
-        if let Some(token) = loaded.model.config.as_ref().and_then(|own| own.get(field)) {
-            config[field] = token.clone();
-        }
+    for (field, token) in folder::special_tokens(&loaded.model) {
+        config[field] = token;
     }
     config
 }
@@ -175,7 +173,7 @@ mod tests {
         };
         assert_eq!(names(1000), ["abcde"]);
         assert_eq!(names(12), ["ab", "c", "de"]);
-        assert_eq!(names(1), ["a", "b", "c", "de"]);
+        assert_eq!(names(1), ["a", "b", "c", "d", "e"]);
         assert_eq!(shards(&Tensors::default(), 1), [Vec::<&Tensor>::new()]);
     }
 }

@@ -129,6 +129,16 @@ fn last_token(config: &Value) -> Option<u32> {
     end.as_u64().or_else(|| end.get(0)?.as_u64()).and_then(|token| u32::try_from(token).ok())
 }
 
+/// The tokens with a meaning of their own that a config.json names: a number, or several.
+pub fn special_tokens(model: &run::Model) -> Vec<(&'static str, Value)> {
+    let own = |field: &'static str| {
+        let value = model.config.as_ref()?.get(field)?;
+        let numbers = value.as_array().is_some_and(|tokens| tokens.len() <= 16 && tokens.iter().all(Value::is_u64));
+        (value.is_u64() || numbers).then(|| (field, value.clone()))
+    };
+    ["bos_token_id", "eos_token_id", "pad_token_id"].into_iter().filter_map(own).collect()
+}
+
 /// The model of a config.json that is called `file`.
 pub fn model(file: &str, bytes: &[u8]) -> Result<run::Model, Error> {
     let config: Value =

@@ -88,10 +88,8 @@ fn yaml(config: &Config, model: &Model, longest: Option<u32>) -> String {
     if longest.is_none() {
         fields["max_position_embeddings"] = Value::Null;
     }
-    if let Some(own) = &model.config {
-        for field in ["bos_token_id", "eos_token_id"] {
-            fields[field] = own.get(field).cloned().unwrap_or_default();
-        }
+    for (field, token) in folder::special_tokens(model) {
+        fields[field] = token;
     }
     // Twice the same, and what only libraries ask for.
     let left_out = ["rope_parameters", "torch_dtype", "use_cache", "initializer_range", "attention_dropout"];

@@ -33,7 +33,7 @@ pub use self::{
 #[doc(hidden)]
 pub fn is_readable(bytes: &[u8]) -> bool {
     safetensors::read("file", bytes).is_ok_and(|file| {
-        file.iter().for_each(|(_, view)| drop(safetensors::floats(&view)));
+        file.iter().for_each(|(_, view)| drop(safetensors::floats(view)));
         true
     })
 }

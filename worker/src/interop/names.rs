@@ -73,22 +73,22 @@ impl Gathered {
 
     /// Takes the parameters of one file, whose name `file` is.
     pub fn take(&mut self, file: &str, bytes: &[u8]) -> Result<(), Error> {
-        for (name, view) in safetensors::read(file, bytes)?.iter() {
-            let fault = |what: String| Error::tensor(file, name, what);
-            match meaning(name, |full| self.wanted.contains_key(full)) {
+        for (name, view) in safetensors::read(file, bytes)? {
+            let fault = |what: String| Error::tensor(file, &name, what);
+            match meaning(&name, |full| self.wanted.contains_key(full)) {
                 Meaning::Ignored => {}
                 Meaning::Unknown => {
                     return Err(fault(
                         "is none of the model's: take the files of the model that config.json describes".into(),
                     ));
                 }
-                Meaning::TiedHead => self.head = Some((file.to_owned(), tensor(file, name, name, &view)?)),
+                Meaning::TiedHead => self.head = Some((file.to_owned(), tensor(file, &name, &name, &view)?)),
                 Meaning::Parameter(full) => {
                     let wanted = &self.wanted[&full];
                     if view.shape() != wanted {
                         return Err(fault(format!("has the shape {:?}, the model's has {wanted:?}", view.shape())));
                     }
-                    let tensor = tensor(file, name, &full, &view)?;
+                    let tensor = tensor(file, &name, &full, &view)?;
                     if self.found.insert(full, tensor).is_some() {
                         return Err(fault("is there twice, here and in another file or under another name".into()));
                     }

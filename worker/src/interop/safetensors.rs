@@ -5,19 +5,19 @@
 
 use std::io::{self, Write};
 
-use bistro_protocol::tensors::Tensor;
+use bistro_protocol::{tensor_file, tensors::Tensor};
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::Error;
 
-/// Longest header that is read: a model of 256 layers needs half a megabyte.
-pub const MAX_HEADER: u64 = 4 << 20;
+/// Longest header that is read, as for files of our own: the library's tables take a hundred times as much memory.
+pub const MAX_HEADER: u64 = tensor_file::MAX_HEADER;
 /// The length of a header is a multiple of this, so that the data is aligned.
 const ALIGN: usize = 8;
 
-/// The tensors of a file, none of them copied yet. `name` is the file's, for errors.
-pub fn read<'a>(name: &str, bytes: &'a [u8]) -> Result<SafeTensors<'a>, Error> {
+/// Names and tensors of a file in name order, none of them copied yet. `name` is the file's, for errors.
+pub fn read<'a>(name: &str, bytes: &'a [u8]) -> Result<Vec<(String, TensorView<'a>)>, Error> {
     let header = bytes.first_chunk().map(|n| u64::from_le_bytes(*n));
     let header = header.ok_or_else(|| Error::file(name, "is no safetensors file: it has fewer than 8 bytes"))?;
     if header > MAX_HEADER {
@@ -26,11 +26,14 @@ pub fn read<'a>(name: &str, bytes: &'a [u8]) -> Result<SafeTensors<'a>, Error> {
             format!("is no safetensors file that is read: its header has {header} bytes, at most {MAX_HEADER}"),
         ));
     }
-    SafeTensors::deserialize(bytes).map_err(|error| {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| {
         // What a header says may have any length and hold anything.
         let reason: String = error.to_string().chars().filter(|c| !c.is_control()).take(160).collect();
         Error::file(name, format!("is no whole safetensors file ({reason}): fetch it again"))
-    })
+    })?;
+    let mut tensors = file.tensors();
+    tensors.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    Ok(tensors)
 }
 
 /// The numbers of a tensor in f32, which holds each of these types exactly; `None` for any other type.
@@ -90,7 +93,7 @@ mod tests {
     use super::*;
 
     /// A file with this header and so many bytes of data.
-    pub fn file(header: &str, data: &[u8]) -> Vec<u8> {
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
         [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
     }
 
@@ -120,9 +123,8 @@ mod tests {
         data.extend([0; 8]);
         let bytes = file(header, &data);
         let tensors = read("f", &bytes).expect("a sound file");
-        for (name, wanted) in [("b", Some(numbers.to_vec())), ("h", Some(numbers.to_vec())), ("i", None)] {
-            assert_eq!(floats(&tensors.tensor(name).expect("is there")), wanted);
-        }
+        let read: Vec<_> = tensors.iter().map(|(name, view)| (name.as_str(), floats(view))).collect();
+        assert_eq!(read, [("b", Some(numbers.to_vec())), ("h", Some(numbers.to_vec())), ("i", None)]);
     }
 
     proptest! {
@@ -137,10 +139,10 @@ mod tests {
             write(&mut bytes, "pt", &tensors.iter().collect::<Vec<_>>()).expect("memory takes it");
             let read = read("f", &bytes).expect("a sound file");
             prop_assert_eq!(read.len(), tensors.len());
-            for tensor in &tensors {
-                let view = read.tensor(&tensor.name).expect("is there");
-                prop_assert_eq!(view.shape(), tensor.shape.as_slice());
-                prop_assert_eq!(floats(&view), Some(tensor.data.clone()));
+            // Names come out of a sorted set, as they are read.
+            for (tensor, (name, view)) in tensors.iter().zip(&read) {
+                prop_assert_eq!((name, view.shape()), (&tensor.name, tensor.shape.as_slice()));
+                prop_assert_eq!(floats(view), Some(tensor.data.clone()));
             }
         }
     }

@@ -256,7 +256,8 @@ mod tests {
             prop_assert_eq!(json.document(&text).expect("all bytes are there"), tokens.clone());
             prop_assert_eq!(json.prompt(&text).expect("all bytes are there"), tokens.clone());
             let mut decoder = json.decoder();
-            let back: Vec<Vec<u8>> = tokens.iter().map(|t| decoder.next(*t).expect("a byte")).collect();
+            let mut back: Vec<Vec<u8>> = tokens.iter().map(|t| decoder.next(*t).expect("a byte")).collect();
+            back.push(decoder.finish().expect("bytes"));
             prop_assert_eq!(back.concat(), text.into_bytes());
         }
     }
