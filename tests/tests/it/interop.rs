@@ -98,7 +98,8 @@ async fn a_running_model_goes_out_and_starts_another_run() {
     let keys = Credentials::Keys { access_key_id: "admin".into(), secret_access_key: "admin".into() };
     let bucket = Bucket::new(&other.settings.bucket, keys, Telemetry::new(Role::Miner)).await.expect("sound settings");
     let bytes = std::fs::read(&file).expect("written");
-    bucket.put("datasets/checkpoint", bytes.into()).await.expect("stored");
+    bucket.put("datasets/checkpoint", bytes.clone().into()).await.expect("stored");
+    assert_eq!(from_bucket(&other, &bucket, &model).await, bytes, "the same out of a bucket");
     other.settings.name.clear();
     let averager = other.node(Role::Averager, "averager");
     let status = averager.until(|s| s.history.iter().any(|r| r.window == 0 || s.base_window >= Some(1))).await;
@@ -107,6 +108,24 @@ async fn a_running_model_goes_out_and_starts_another_run() {
     averager.stop().await;
     other.devnet.shutdown().await;
     subnet.devnet.shutdown().await;
+}
+
+/// The checkpoint of a folder that lies in a bucket.
+async fn from_bucket(subnet: &Subnet, bucket: &Bucket, model: &Path) -> Vec<u8> {
+    for file in std::fs::read_dir(model).expect("a folder").flatten() {
+        let key = format!("datasets/models/a/{}", file.file_name().to_string_lossy());
+        bucket.put(&key, std::fs::read(file.path()).expect("a file").into()).await.expect("stored");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (keys, to) = (folder.path().join("bucket"), folder.path().join("checkpoint"));
+    std::fs::create_dir(&keys).expect("a folder");
+    for key in ["access-key-id", "secret-access-key"] {
+        std::fs::write(keys.join(key), "admin").expect("written");
+    }
+    let (secrets, endpoint) = (name(folder.path()), subnet.devnet.s3_url());
+    let place = ["--from", "s3://bistro/datasets/models/a", "--endpoint", &endpoint, "--secrets", secrets];
+    printed(&[&["import", "--to", name(&to)], &place[..]].concat(), &[]).await;
+    std::fs::read(to).expect("written")
 }
 
 fn yaml(text: &str) -> Value {

@@ -45,7 +45,7 @@ pub struct Choice {
     /// The miner whose model it is (mechanism lossWins); absent there: the one that the chain pays most.
     #[arg(long, value_name = "SS58")]
     pub hotkey: Option<String>,
-    /// The config.json of the checkpoint, or the name of a preset (test, tiny); then no run is needed.
+    /// The config.json of the checkpoint, or the name of a preset (tiny); then no run is needed.
     #[arg(long, value_name = "FILE|PRESET", requires = "checkpoint")]
     pub model: Option<String>,
     /// The tokenizer.json of the model; absent: that of the run or of the folder, else every byte is a token.
@@ -261,11 +261,7 @@ fn engine(model: &run::Model) -> Result<Engine, Error> {
 
 /// A preset by its name, or the model of a config.json.
 fn named_model(name: &str) -> Result<run::Model, Error> {
-    let preset = match name {
-        "test" => Some(Preset::Test),
-        "tiny" => Some(Preset::Tiny),
-        _ => None,
-    };
+    let preset: Option<Preset> = serde_json::from_value(name.into()).ok();
     if preset.is_some() {
         return Ok(run::Model { preset, config: None });
     }

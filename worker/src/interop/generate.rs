@@ -24,13 +24,13 @@ const SHORTEST: usize = 64;
 #[derive(Args)]
 pub struct Generate {
     /// What the model goes on from; empty: the beginning of a document.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: String,
     /// Most tokens that are made; the token that ends a document ends earlier.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub tokens: u64,
     /// 0 takes the most likely token each time; 1 draws by the model's own likelihoods; more is bolder.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Draws only among so many most likely tokens.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..))]
@@ -83,7 +83,7 @@ fn write(
     let (mut writer, mut decoder) = (Writer::new(loaded, start.clone(), threads), text.decoder());
     let mut screen = Screen::new(shape == Shape::Text);
     let mut made = Vec::new();
-    while (made.len() as u64) < count && !stop.is_cancelled() {
+    while (made.len() as u64) < count && !stop.is_cancelled() && !screen.closed {
         let token = sampler.draw(&writer.logits()?);
         made.push(token);
         if text.separator() == Some(token) {
@@ -153,6 +153,8 @@ impl<'a> Writer<'a> {
 /// Shows text as it comes, in whole letters; nothing in it moves the cursor of a terminal.
 struct Screen {
     on: bool,
+    /// Nobody reads any more.
+    closed: bool,
     terminal: bool,
     /// All that came.
     bytes: Vec<u8>,
@@ -162,7 +164,7 @@ struct Screen {
 
 impl Screen {
     fn new(on: bool) -> Self {
-        Self { on, terminal: std::io::stdout().is_terminal(), bytes: Vec::new(), shown: 0 }
+        Self { on, closed: false, terminal: std::io::stdout().is_terminal(), bytes: Vec::new(), shown: 0 }
     }
 
     fn show(&mut self, bytes: &[u8]) {
@@ -184,17 +186,23 @@ impl Screen {
             let harmless =
                 |c: char| if c.is_control() && !matches!(c, '\n' | '\t') { char::REPLACEMENT_CHARACTER } else { c };
             let text = if self.terminal { text.chars().map(harmless).collect() } else { text };
-            print!("{text}");
-            // Who closed the pipe reads no more.
-            let _ = std::io::stdout().flush();
+            self.print(&text);
         }
+    }
+
+    /// Who closed the pipe reads no more.
+    fn print(&mut self, text: &str) {
+        let mut out = std::io::stdout().lock();
+        let printed = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+        self.on &= printed.is_ok();
+        self.closed |= printed.is_err();
     }
 
     /// Shows what is left, ends the line, and gives the whole text.
     fn finish(mut self) -> String {
         self.put(self.bytes.len());
         if self.on {
-            println!();
+            self.print("\n");
         }
         String::from_utf8_lossy(&self.bytes).into_owned()
     }
@@ -214,7 +222,7 @@ mod tests {
 
     #[test]
     fn letters_are_shown_whole() {
-        let mut screen = Screen { on: false, terminal: false, bytes: Vec::new(), shown: 0 };
+        let mut screen = Screen { on: false, closed: false, terminal: false, bytes: Vec::new(), shown: 0 };
         let mut shown = Vec::new();
         for byte in [b"a\xc3\xa9".as_slice(), "👍".as_bytes(), b"\xff\xe2\x82", b"b"].concat() {
             screen.show(&[byte]);

@@ -113,13 +113,16 @@ fn change_json(path: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(path, value.to_string()).expect("written");
 }
 
+/// What is done to a sound folder.
+type Change = Box<dyn Fn(&Path)>;
+
 /// One line each, that names file and field.
 #[tokio::test]
 async fn a_folder_that_cannot_be_used_is_one_line() {
     let config = |change: fn(&mut Value)| move |path: &Path| change_json(&path.join("config.json"), change);
     let index =
         |change: fn(&mut Value)| move |path: &Path| change_json(&path.join("model.safetensors.index.json"), change);
-    let wrong: Vec<(&str, Box<dyn Fn(&Path)>)> = vec![
+    let wrong: Vec<(&str, Change)> = vec![
         ("m/config.json does not exist: ", Box::new(|p| fs::remove_file(p.join("config.json")).expect("there"))),
         ("m/config.json: is no JSON", Box::new(|p| fs::write(p.join("config.json"), "{\n\n").expect("written"))),
         (
