@@ -142,8 +142,8 @@ timings: ## Build with a report of where the time went
 bench-protocol: ## Merge, permutations, slices, signatures, files: time and memory
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_protocol
 
-bench-engine: ## Training throughput of the models that are built in
-	cargo test $(CARGO_FLAGS) --lib -- --ignored --nocapture bench_
+bench-engine: python ## Training beside torch, eager and compiled: tokens a second, memory, gradients (MODEL=tiny)
+	BISTRO_PYTHON=$(PYTHON)/bin/python cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 --exact engine_bench::bench_engine
 
 bench-text: build ## Collect the text of the benchmarks, the same for ever: pinned in tests/text
 	@$(BIN)/corpus tests/text/Cargo.toml $(TEXT)
@@ -160,7 +160,7 @@ bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh
 bench-validator: bench-text ## Miners that a validator evaluates per second and core, by mechanism
 	$(BENCH) bench_validator
 
-bench-kernels: ## Dot products, norms, the largest entries and the bytes of compressed work, beside torch if it is there
+bench-kernels: python ## Dot products, norms, the largest entries and the bytes of compressed work, beside torch
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 bench_cosine bench_topk bench_wire
 
 simulate: bench-text ## What honest work and each cheat earn by mechanism; writes docs/mechanisms.md (15 minutes)

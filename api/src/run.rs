@@ -156,10 +156,19 @@ fn any_object(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Encode)]
 #[serde(rename_all = "camelCase")]
 pub enum Preset {
-    /// About 50 thousand parameters, for tests.
+    /// About 50 thousand parameters: Llama-style, on bytes, for tests.
     Test,
-    /// About 0.8 million parameters.
+    /// About 0.8 million parameters: Llama-style, on bytes.
     Tiny,
+    /// About 5 million parameters: Llama-style, 8,192 tokens, tied.
+    Small,
+    /// About 14 million parameters: Llama-style, 8,192 tokens, tied.
+    Medium,
+    /// About 124 million parameters: GPT-2, 50,257 tokens, at most 1,024 of them in a sequence, tied.
+    Gpt2,
+    /// About 1.1 billion parameters: Llama-style with grouped queries, 32,000 tokens.
+    #[serde(rename = "llama-1b")]
+    Llama1b,
 }
 
 /// What happens inside one window.

@@ -6,10 +6,11 @@
 //! ours, and [`mutate`] makes what they are tried with. [`process`] runs nodes as processes; [`proxy`] and [`shim`] put faults
 //! between them and chain, bucket, clock and disk. [`cluster`] is a real Kubernetes,
 //! [`operator`] the operator as a process, and [`front`] puts faults between the two; [`monitoring`] is what the chart gives
-//! to Prometheus and Grafana.
+//! to Prometheus and Grafana. [`beside`] asks programs that are measured together.
 
 pub mod arena;
 pub mod bench_operator;
+pub mod beside;
 pub mod cheat;
 pub mod cluster;
 pub mod decoders;

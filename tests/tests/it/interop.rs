@@ -175,6 +175,12 @@ fn ours() -> Vec<(&'static str, Value)> {
                 "rms_norm_eps": 1e-5, "max_position_embeddings": 192, "tie_word_embeddings": false,
             }),
         ),
+        (
+            "gpt2",
+            json!({
+                "model_type": "gpt2", "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 192, "vocab_size": 256,
+            }),
+        ),
     ]
 }
 
@@ -237,4 +243,11 @@ async fn we_compute_the_same_with_models_of_transformers() {
 }
 
 /// Families that the engine knows, in the types of numbers that files come in.
-const FAMILIES: [(&str, &str); 3] = [("llama", "float32"), ("llama", "bfloat16"), ("llama", "float16")];
+const FAMILIES: [(&str, &str); 6] = [
+    ("llama", "float32"),
+    ("llama", "bfloat16"),
+    ("llama", "float16"),
+    ("llama-tied", "float32"),
+    ("gpt2", "float32"),
+    ("gpt2-untied", "float32"),
+];

@@ -1,18 +1,13 @@
 //! `make bench-kernels`: the validator's kernels and the bytes of compressed work, beside torch where it is installed.
 
-use std::{
-    hint::black_box,
-    io::{BufRead, BufReader, Write},
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::Instant,
-};
+use std::{hint::black_box, time::Instant};
 
 use bistro_protocol::{
     kernels,
     tensors::{Tensor, Tensors},
     topk::{self, Carried, Settings, Sparse, Values},
 };
+use bistro_tests::beside::{Beside, median};
 
 /// Entries of each of two vectors.
 const VECTOR: usize = 64 << 20;
@@ -21,48 +16,11 @@ const PICKED_FROM: usize = 1 << 24;
 const K: u32 = 64;
 const ROUNDS: usize = 9;
 
-/// The script that times torch.
-struct Torch {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Torch {
-    /// `None` where Python or torch is not installed.
-    fn start(threads: usize) -> Option<Self> {
-        let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
-        let python = home.join(".cache/bistro/python/bin/python");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hack/bench-engine/kernels.py");
-        let mut command = Command::new(python);
-        command.arg(script).arg(threads.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().ok()?;
-        let (input, output) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));
-        let mut torch = Self { child, input, output };
-        let version = torch.line()?;
-        println!("BENCH kernel torch={version} threads={threads}");
-        Some(torch)
-    }
-
-    /// A line of the script; `None` when it has ended.
-    fn line(&mut self) -> Option<String> {
-        let mut line = String::new();
-        self.output.read_line(&mut line).ok().filter(|read| *read > 0)?;
-        Some(line.trim().to_owned())
-    }
-
-    /// Seconds of one call.
-    fn seconds(&mut self, call: &str) -> f64 {
-        writeln!(self.input, "{call}").expect("the script reads");
-        self.line().and_then(|line| line.parse().ok()).expect("the script answers with seconds")
-    }
-}
-
-impl Drop for Torch {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The script that times torch, where that is installed.
+fn torch(threads: usize) -> Option<Beside> {
+    let (torch, version) = Beside::python("kernels.py", &[threads.to_string()])?;
+    println!("BENCH kernel torch={version} threads={threads}");
+    Some(torch)
 }
 
 fn threads() -> usize {
@@ -73,11 +31,6 @@ fn seconds<T>(part: impl FnOnce() -> T) -> f64 {
     let start = Instant::now();
     black_box(part());
     start.elapsed().as_secs_f64()
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
 }
 
 /// Medians of calls that take turns, so that all meet the same machine; each is called once before.
@@ -95,7 +48,7 @@ fn medians<const N: usize>(mut calls: [&mut dyn FnMut() -> f64; N]) -> [f64; N] 
 }
 
 /// Seconds of a call of torch; not a number without it.
-fn of_torch(torch: &mut Option<Torch>, call: &str) -> f64 {
+fn of_torch(torch: &mut Option<Beside>, call: &str) -> f64 {
     torch.as_mut().map_or(f64::NAN, |torch| torch.seconds(call))
 }
 
@@ -123,7 +76,7 @@ fn bench_cosine() {
     let threads = threads();
     let (a, b) = (entries(1, VECTOR), entries(2, VECTOR));
     let bytes = 8.0 * VECTOR as f64;
-    let mut torch = Torch::start(threads);
+    let mut torch = torch(threads);
     // What the memory gives: the better of two sums.
     let [read, torch_read] =
         medians([&mut || seconds(|| kernels::sum(&a, threads) + kernels::sum(&b, threads)), &mut || {
@@ -163,7 +116,7 @@ fn bench_cosine() {
 fn bench_topk() {
     let threads = threads();
     let data = entries(3, PICKED_FROM);
-    let mut torch = Torch::start(threads);
+    let mut torch = torch(threads);
     let [ours, one, theirs] = medians([
         &mut || seconds(|| topk::select(&data, K as usize, threads).expect("finite")),
         &mut || seconds(|| topk::select(&data, K as usize, 1).expect("finite")),

@@ -12,6 +12,7 @@ mod cluster;
 mod convergence;
 mod decoders;
 mod e2e;
+mod engine_bench;
 mod fleet;
 mod formulas;
 mod history;

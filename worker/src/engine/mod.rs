@@ -4,14 +4,16 @@
 //! [`ops`], the architecture in one file under [`model`]; candle's differentiable operations are the
 //! reference ([`model::reference`]) that the tests hold every gradient against.
 //!
-//! Work is cut into units of a fixed number of sequences. Each unit has a gradient of its own; those are
-//! added in unit order, whichever thread computed them. So the bits do not depend on the number of threads,
-//! and memory does not depend on the number of sequences.
+//! Work is cut into units of a fixed number of sequences, so that memory does not depend on how many there are. Threads
+//! share it in one of two ways, which the size of the model alone decides: of a small model each computes whole units,
+//! whose gradients are added in unit order; of a larger one all share the rows and heads of each operation ([`team`]). So
+//! the bits do not depend on the number of threads.
 
 mod layout;
 pub mod model;
 mod ops;
 mod optimizer;
+mod team;
 mod trainer;
 
 #[cfg(test)]
@@ -23,18 +25,26 @@ use bistro_protocol::{
     tensors::{Tensors, TensorsError},
 };
 
-use self::{
-    model::llama::{Llama, Workspace},
-    ops::math,
-};
+use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
+
 pub use self::{
-    model::{Config, ConfigError},
+    model::{Config, ConfigError, Family},
     optimizer::{Optimizer, OptimizerError, Recipe},
-    trainer::{Step, Trained, Work},
+    trainer::{Session, Step, Trained, Work},
+};
+use self::{
+    model::{Model as Decoder, Plan, Workspace},
+    ops::math,
+    team::Team,
 };
 
-/// Tokens of one unit of work: enough for efficient products, few enough that a small batch has several.
-const UNIT_TOKENS: usize = 512;
+/// Parameters from which on threads share each operation: a gradient for each thread would cost more than that.
+const SHARED_FROM: u64 = 1 << 21;
+/// Tokens of one unit of work where threads compute units: enough for efficient products, few enough that a small batch has
+/// several.
+const ALONE_TOKENS: usize = 512;
+/// Tokens of one unit where threads share it.
+const SHARED_TOKENS: usize = 1024;
 
 /// Why the engine did not compute.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +99,9 @@ pub enum Error {
         /// Which tensor.
         tensor: String,
     },
+    /// The system gives no threads.
+    #[error("failed to start threads: {0}: lower BISTRO_THREADS")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
     /// Every tensor is finite but the loss is not: a lower learning rate helps.
     #[error("loss is not finite although every gradient is")]
     Loss,
@@ -109,10 +122,13 @@ impl Error {
 
 /// A model that computes. It holds buffers, not parameters: those come with every call.
 pub struct Engine {
-    model: Llama,
+    model: Decoder,
     /// T
     positions: usize,
-    /// One per thread.
+    team: Team,
+    /// `None`: the calling thread is enough.
+    pool: Option<ThreadPool>,
+    /// One per thread that computes units.
     workers: Vec<Worker>,
     /// Parameters of the current call, flat.
     parameters: Vec<f32>,
@@ -124,7 +140,7 @@ pub struct Engine {
 #[derive(Default)]
 struct Worker {
     workspace: Workspace,
-    /// Gradient of one unit.
+    /// Gradient of one unit, where threads compute units.
     gradient: Vec<f32>,
 }
 
@@ -132,13 +148,28 @@ impl Engine {
     /// An engine for sequences of `sequence_length` + 1 tokens below `vocabulary`, on `threads` threads
     /// (at least one). [`Error::Config`] where model and dataset do not fit.
     pub fn new(model: &Model, vocabulary: u32, sequence_length: u32, threads: usize) -> Result<Self, Error> {
-        let config = Config::new(model, vocabulary, sequence_length)?;
+        Self::with(Config::new(model, vocabulary, sequence_length)?, sequence_length, threads, false)
+    }
+
+    /// As [`Engine::new`]; activations are computed again for the backward pass instead of being kept: a third more work, the
+    /// same bits, and memory for one block instead of all.
+    pub fn recomputing(model: &Model, vocabulary: u32, sequence_length: u32, threads: usize) -> Result<Self, Error> {
+        Self::with(Config::new(model, vocabulary, sequence_length)?, sequence_length, threads, true)
+    }
+
+    fn with(config: Config, sequence_length: u32, threads: usize, recompute: bool) -> Result<Self, Error> {
         // At most 131072: the configuration bounds it.
         let positions = sequence_length as usize;
+        let team = if config.parameters() < SHARED_FROM { Team::Alone } else { Team::Shared };
+        let threads = threads.max(1);
+        let pool = match team {
+            Team::Alone if threads == 1 => None,
+            _ => Some(ThreadPoolBuilder::new().num_threads(threads).build()?),
+        };
         let mut workers = Vec::new();
-        workers.resize_with(threads.max(1), Worker::default);
-        let model = Llama::new(config, positions);
-        Ok(Self { model, positions, workers, parameters: Vec::new(), gradient: Vec::new() })
+        workers.resize_with(if team == Team::Alone { threads } else { 1 }, Worker::default);
+        let model = Decoder::new(config, Plan { positions, team, recompute });
+        Ok(Self { model, positions, team, pool, workers, parameters: Vec::new(), gradient: Vec::new() })
     }
 
     /// Name, shape and first values of each tensor, in name order.
@@ -160,16 +191,17 @@ impl Engine {
     pub fn loss(&mut self, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<f64, Error> {
         self.check_sequences(sequences)?;
         self.model.layout().flatten(parameters, &mut self.parameters)?;
-        let unit = self.unit_sequences();
-        let (model, flat) = (&self.model, self.parameters.as_slice());
-        let mut total = 0.0;
-        for round in sequences.chunks(unit * self.workers.len()) {
-            let losses = in_parallel(&mut self.workers, round.chunks(unit), |worker, sequences| {
-                model.loss(flat, sequences, &mut worker.workspace)
-            });
-            // One by one, so that the grouping into rounds does not show.
-            total = losses.iter().fold(total, |sum, loss| sum + loss);
-        }
+        let (model, parameters) = (&self.model, self.parameters.as_slice());
+        let (unit, workers, team) = (self.unit_sequences(), &mut self.workers, self.team);
+        let total = within(self.pool.as_ref(), || {
+            sequences.chunks(unit * workers.len()).fold(0.0, |total, round| {
+                let losses = in_parallel(team, workers, round.chunks(unit), |worker, sequences| {
+                    model.loss(parameters, sequences, &mut worker.workspace)
+                });
+                // One by one, so that the grouping into rounds does not show.
+                losses.iter().fold(total, |sum, loss| sum + loss)
+            })
+        });
         let mean = total / self.tokens(sequences.len());
         if mean.is_finite() {
             return Ok(mean);
@@ -178,14 +210,18 @@ impl Engine {
         Err(Error::Loss)
     }
 
-    /// Logits (n, V) of each next token after the n `tokens`, at least one and at most T, each below V.
+    /// Logits (n,V) of each next token after the n `tokens`, at least one and at most T, each below V.
     pub fn logits(&mut self, parameters: &Tensors, tokens: &[u32]) -> Result<Vec<f32>, Error> {
         let (length, vocabulary) = (self.positions, self.model.config().vocabulary);
         if !(1..=length).contains(&tokens.len()) || tokens.iter().any(|t| *t as usize >= vocabulary) {
             return Err(Error::Sequence { index: 0, length, vocabulary });
         }
         self.model.layout().flatten(parameters, &mut self.parameters)?;
-        Ok(self.model.logits(&self.parameters, tokens, &mut self.workers[0].workspace))
+        // No token sees those after it: what fills the sequence up does not matter.
+        let mut sequence = tokens.to_vec();
+        sequence.resize(length + 1, 0);
+        let (model, parameters, workspace) = (&self.model, &self.parameters, &mut self.workers[0].workspace);
+        Ok(within(self.pool.as_ref(), || model.logits(parameters, &[sequence], tokens.len(), workspace)))
     }
 
     /// Mean loss as [`Engine::loss`] and its exact gradient.
@@ -199,25 +235,33 @@ impl Engine {
     /// Mean loss at `self.parameters`; leaves the mean gradient in `self.gradient`.
     fn flat_gradient(&mut self, sequences: &[Vec<u32>]) -> Result<f64, Error> {
         let tokens = self.tokens(sequences.len());
-        let unit = self.unit_sequences();
-        let (model, parameters) = (&self.model, self.parameters.as_slice());
         let scale = (1.0 / tokens) as f32;
-        let mut total = 0.0;
-        self.gradient.clear();
-        self.gradient.resize(parameters.len(), 0.0);
-        for round in sequences.chunks(unit * self.workers.len()) {
-            let losses = in_parallel(&mut self.workers, round.chunks(unit), |worker, sequences| {
-                worker.gradient.clear();
-                worker.gradient.resize(parameters.len(), 0.0);
-                model.gradient(parameters, sequences, scale, &mut worker.gradient, &mut worker.workspace)
-            });
-            for (worker, loss) in self.workers.iter().zip(losses) {
-                math::add(&mut self.gradient, &worker.gradient);
-                total += loss;
+        let (unit, team) = (self.unit_sequences(), self.team);
+        let (model, parameters, gradient) = (&self.model, self.parameters.as_slice(), &mut self.gradient);
+        let workers = &mut self.workers;
+        gradient.resize(parameters.len(), 0.0);
+        let (total, squares) = within(self.pool.as_ref(), || {
+            team.clear(gradient);
+            let mut total = 0.0;
+            for round in sequences.chunks(unit * workers.len()) {
+                if team == Team::Shared {
+                    total += model.gradient(parameters, round, scale, gradient, &mut workers[0].workspace);
+                    continue;
+                }
+                let losses = in_parallel(team, workers, round.chunks(unit), |worker, sequences| {
+                    worker.gradient.clear();
+                    worker.gradient.resize(parameters.len(), 0.0);
+                    model.gradient(parameters, sequences, scale, &mut worker.gradient, &mut worker.workspace)
+                });
+                for (worker, loss) in workers.iter().zip(losses) {
+                    math::add(gradient, &worker.gradient);
+                    total += loss;
+                }
             }
-        }
+            (total, team.sum(gradient, math::sum_of_squares))
+        });
         // One sum sees every infinity and NaN; only then is the tensor looked up.
-        if !(total.is_finite() && math::sum_of_squares(&self.gradient).is_finite()) {
+        if !(total.is_finite() && squares.is_finite()) {
             self.model.layout().check_finite("parameter", &self.parameters)?;
             self.model.layout().check_finite("gradient", &self.gradient)?;
             return Err(Error::Loss);
@@ -235,9 +279,10 @@ impl Engine {
         }
     }
 
-    /// Sequences of one unit: depends on T alone.
+    /// Sequences of one unit: depends on the model alone.
     fn unit_sequences(&self) -> usize {
-        (UNIT_TOKENS / self.positions).max(1)
+        let tokens = if self.team == Team::Alone { ALONE_TOKENS } else { SHARED_TOKENS };
+        (tokens / self.positions).max(1)
     }
 
     fn tokens(&self, sequences: usize) -> f64 {
@@ -246,20 +291,25 @@ impl Engine {
     }
 }
 
-/// Runs `f` on each item with a worker of its own, on as many threads as there are items. There are at most
-/// as many items as workers. Results are in the order of the items.
-fn in_parallel<W: Send, I: Send, R: Send>(
-    workers: &mut [W],
-    items: impl Iterator<Item = I>,
-    f: impl Fn(&mut W, I) -> R + Sync,
-) -> Vec<R> {
-    if let [worker] = workers {
-        return items.map(|item| f(worker, item)).collect();
+/// Runs `f` in the pool, where there is one.
+fn within<R: Send>(pool: Option<&ThreadPool>, f: impl FnOnce() -> R + Send) -> R {
+    match pool {
+        Some(pool) => pool.install(f),
+        None => f(),
     }
-    std::thread::scope(|scope| {
-        let f = &f;
-        let threads: Vec<_> = workers.iter_mut().zip(items).map(|(w, item)| scope.spawn(move || f(w, item))).collect();
-        let join = |t: std::thread::ScopedJoinHandle<'_, R>| t.join().unwrap_or_else(|e| std::panic::resume_unwind(e));
-        threads.into_iter().map(join).collect()
-    })
+}
+
+/// Runs `f` on each item with a worker of its own, at once where threads compute units. There are at most as many items as
+/// workers. Results are in the order of the items.
+fn in_parallel<'a, R: Send>(
+    team: Team,
+    workers: &mut [Worker],
+    items: impl Iterator<Item = &'a [Vec<u32>]>,
+    f: impl Fn(&mut Worker, &'a [Vec<u32>]) -> R + Sync,
+) -> Vec<R> {
+    let items: Vec<_> = items.collect();
+    if team == Team::Shared || workers.len() == 1 {
+        return workers.iter_mut().zip(items).map(|(worker, item)| f(worker, item)).collect();
+    }
+    workers.par_iter_mut().zip(items).map(|(worker, item)| f(worker, item)).collect()
 }

@@ -10,7 +10,7 @@ use bistro_protocol::{
     tensors::{self, Tensor, Tensors, TensorsError},
 };
 
-use super::{Error, ops::math::simd};
+use super::{Error, ops::math::simd, team::Team};
 
 /// Added to the root of the second moment.
 const EPSILON: f32 = 1e-8;
@@ -170,7 +170,15 @@ pub(super) struct Moments {
 impl Moments {
     /// One step on `parameters`. `factor` scales the gradient first; `learning_rate` as
     /// [`Recipe::learning_rate`] gives it.
-    pub fn step(&mut self, recipe: &Recipe, learning_rate: f64, parameters: &mut [f32], gradient: &[f32], factor: f32) {
+    pub fn step(
+        &mut self,
+        team: Team,
+        recipe: &Recipe,
+        learning_rate: f64,
+        parameters: &mut [f32],
+        gradient: &[f32],
+        factor: f32,
+    ) {
         self.t += 1;
         let [bias1, bias2] = recipe.betas.map(|beta| 1.0 - power(beta, self.t));
         let [b1, b2] = recipe.betas.map(|beta| beta as f32);
@@ -179,7 +187,7 @@ impl Moments {
         let size = (learning_rate / bias1) as f32;
         let root = (1.0 / bias2.sqrt()) as f32;
         let coefficients = Coefficients { b1, b2, c1, c2, keep, size, root, factor };
-        adamw(parameters, &mut self.m, &mut self.v, gradient, &coefficients);
+        team.zip((parameters, &mut self.m, &mut self.v), gradient, |p, m, v, g| adamw(p, m, v, g, &coefficients));
     }
 }
 
@@ -296,9 +304,9 @@ mod tests {
         });
         let mut moments = Moments { m: vec![0.0], v: vec![0.0], t: 0 };
         let (recipe, mut p) = (recipe.expect("valid"), vec![1.0f32]);
-        moments.step(&recipe, 0.01, &mut p, &[4.0], 0.5);
+        moments.step(Team::Alone, &recipe, 0.01, &mut p, &[4.0], 0.5);
         assert!((p[0] - (1.0 * (1.0 - 0.001) - 0.01)).abs() < 1e-6, "{}", p[0]);
-        moments.step(&recipe, 0.01, &mut p, &[-1.0], 1.0);
+        moments.step(Team::Alone, &recipe, 0.01, &mut p, &[-1.0], 1.0);
         // m = 0.5 * 1 + 0.5 * -1 = 0: only the decay acts.
         assert!((p[0] - 0.989 * 0.999).abs() < 1e-6, "{}", p[0]);
         assert_eq!((moments.v[0], moments.t), (0.75 * 1.0 + 0.25, 2));

@@ -21,6 +21,32 @@ fn grouped() -> Model {
     Model { preset: None, config: Some(config) }
 }
 
+/// The other family, with a head of its own and with a tied one.
+fn gpt2(tied: bool) -> Model {
+    let config = json!({
+        "model_type": "gpt2", "n_embd": 24, "n_inner": 40, "n_layer": 2, "n_head": 3, "vocab_size": 61,
+        "n_positions": 160, "tie_word_embeddings": tied,
+    });
+    Model { preset: None, config: Some(config) }
+}
+
+/// Grouped queries, a tied head, and parameters enough for threads to share each operation.
+fn shared() -> Model {
+    let config = json!({
+        "model_type": "llama", "hidden_size": 192, "intermediate_size": 1000, "num_hidden_layers": 3,
+        "num_attention_heads": 6, "num_key_value_heads": 3, "vocab_size": 1009, "tie_word_embeddings": true,
+    });
+    Model { preset: None, config: Some(config) }
+}
+
+/// As [`shared`], of the other family.
+fn shared_gpt2() -> Model {
+    let config = json!({
+        "model_type": "gpt2", "n_embd": 192, "n_layer": 4, "n_head": 6, "vocab_size": 2003, "n_positions": 256,
+    });
+    Model { preset: None, config: Some(config) }
+}
+
 /// Sequences with some structure, the same on every run.
 fn sequences(n: usize, length: usize, vocabulary: u32) -> Vec<Vec<u32>> {
     let token = |s: usize, t: usize| ((s * 31 + t * t * 7 + t / 3) as u32).wrapping_mul(2_654_435_761) % vocabulary;
@@ -62,8 +88,17 @@ fn difference(a: &[f32], b: &[f32]) -> (f64, f64) {
 
 #[test]
 fn every_gradient_equals_candle_s_in_double_precision() {
-    for (model, length, n) in [(preset(Preset::Test), 80, 3), (grouped(), 150, 2), (preset(Preset::Tiny), 40, 2)] {
-        let mut engine = Engine::new(&model, 61, length, 1).expect("fits");
+    let models = [
+        (preset(Preset::Test), 80, 3),
+        (grouped(), 150, 2),
+        (preset(Preset::Tiny), 40, 2),
+        (gpt2(true), 150, 2),
+        (gpt2(false), 70, 3),
+        (shared(), 90, 12),
+        (shared_gpt2(), 130, 9),
+    ];
+    for (model, length, n) in models {
+        let mut engine = Engine::new(&model, 61, length, 2).expect("fits");
         let parameters = parameters(&engine);
         let sequences = sequences(n, length as usize, 61);
         let (loss, gradient) = engine.gradient(&parameters, &sequences).expect("computes");
@@ -132,20 +167,44 @@ fn training_learns_a_text_by_heart() {
 }
 
 #[test]
-fn the_number_of_threads_changes_no_bit() {
-    let sequences = sequences(7, 256, 256);
-    let outcome = |threads: usize| {
-        let mut engine = Engine::new(&preset(Preset::Test), 256, 256, threads).expect("fits");
-        let base = engine.initial(3).expect("initial");
-        let (loss, gradient) = engine.gradient(&base, &sequences).expect("computes");
-        let only_loss = engine.loss(&base, &sequences).expect("computes");
-        let trained = train(&mut engine, &base, &sequences, &training(7, 1), &mut Optimizer::fresh());
-        (loss.to_bits(), only_loss.to_bits(), gradient.digest(), trained.parameters.digest(), trained.loss.to_bits())
-    };
-    let one = outcome(1);
-    assert_eq!(one, outcome(1));
-    assert_eq!(one, outcome(2));
-    assert_eq!(one, outcome(3));
+fn neither_threads_nor_recomputation_change_a_bit() {
+    for (model, vocabulary) in [(preset(Preset::Test), 256), (shared(), 1009), (shared_gpt2(), 2003)] {
+        let sequences = sequences(7, 256, vocabulary);
+        let outcome = |mut engine: Engine| {
+            let base = engine.initial(3).expect("initial");
+            let (loss, gradient) = engine.gradient(&base, &sequences).expect("computes");
+            let only_loss = engine.loss(&base, &sequences).expect("computes");
+            let trained = train(&mut engine, &base, &sequences, &training(7, 1), &mut Optimizer::fresh());
+            let digests = [gradient.digest(), trained.parameters.digest()];
+            ([loss, only_loss, trained.loss].map(f64::to_bits), digests)
+        };
+        let engine = |threads| Engine::new(&model, vocabulary, 256, threads).expect("fits");
+        let one = outcome(engine(1));
+        assert_eq!(one, outcome(engine(1)));
+        assert_eq!(one, outcome(engine(2)));
+        assert_eq!(one, outcome(engine(3)));
+        assert_eq!(one, outcome(Engine::recomputing(&model, vocabulary, 256, 2).expect("fits")));
+    }
+}
+
+/// Logits after some tokens are what the loss is made of, and do not depend on what follows.
+#[test]
+fn logits_give_the_loss() {
+    for model in [grouped(), gpt2(true)] {
+        let mut engine = Engine::new(&model, 61, 24, 1).expect("fits");
+        let parameters = parameters(&engine);
+        let sequence = sequences(1, 24, 61).remove(0);
+        let logits = engine.logits(&parameters, &sequence[..24]).expect("computes");
+        let losses = logits.chunks(61).zip(&sequence[1..]).map(|(row, target)| {
+            let sum: f64 = row.iter().map(|z| f64::from(*z).exp()).sum();
+            sum.ln() - f64::from(row[*target as usize])
+        });
+        let loss = engine.loss(&parameters, std::slice::from_ref(&sequence)).expect("computes");
+        assert!((losses.sum::<f64>() / 24.0 - loss).abs() < 1e-5);
+        let few = engine.logits(&parameters, &sequence[..5]).expect("computes");
+        assert!(few.len() == 5 * 61 && few.iter().zip(&logits).all(|(a, b)| (a - b).abs() < 1e-5));
+        assert!(engine.logits(&parameters, &[]).is_err() && engine.logits(&parameters, &[61]).is_err());
+    }
 }
 
 #[test]
@@ -231,44 +290,4 @@ fn what_does_not_fit_is_an_error() {
     let name = base.iter().nth(3).expect("tensors").name.clone();
     assert_eq!(error(engine.gradient(&broken, &good)), format!("parameter of {name:?} is not finite"));
     assert!(engine.loss(&broken, &good).is_err());
-}
-
-/// `cargo test --release --workspace -- --ignored --nocapture bench_training`
-#[test]
-#[ignore = "a benchmark"]
-fn bench_training() {
-    let (length, batch, steps) = (128, 8, 20);
-    let all = sequences((batch * steps) as usize, length as usize, 256);
-    for threads in [1, 2] {
-        let mut engine = Engine::new(&preset(Preset::Tiny), 256, length, threads).expect("fits");
-        let base = engine.initial(1).expect("initial");
-        let mut speeds: Vec<f64> = (0..3)
-            .map(|_| {
-                let start = std::time::Instant::now();
-                let trained = train(&mut engine, &base, &all, &training(batch, steps), &mut Optimizer::fresh());
-                trained.tokens as f64 / start.elapsed().as_secs_f64()
-            })
-            .collect();
-        speeds.sort_by(f64::total_cmp);
-        println!(
-            "BENCH engine.train model=tiny sequence_length={length} tokens_per_second={:.0} threads={threads}",
-            speeds[1]
-        );
-    }
-}
-
-/// The same gradients by candle's autograd, for comparison.
-#[test]
-#[ignore = "a benchmark"]
-fn bench_candle() {
-    let (length, batch) = (128, 8);
-    let all = sequences(3 * batch as usize, length as usize, 256);
-    let engine = Engine::new(&preset(Preset::Tiny), 256, length, 1).expect("fits");
-    let base = engine.initial(1).expect("initial");
-    let start = std::time::Instant::now();
-    for batch in all.chunks(batch as usize) {
-        reference::gradient(engine.config(), &base, batch, DType::F32, &Device::Cpu).expect("reference");
-    }
-    let speed = f64::from(3 * batch * length) / start.elapsed().as_secs_f64();
-    println!("BENCH engine.candle model=tiny sequence_length={length} tokens_per_second={speed:.0}");
 }

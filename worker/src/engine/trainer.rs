@@ -4,7 +4,7 @@ use bistro_api::run::{InnerOptimizer, Training};
 use bistro_protocol::tensors::Tensors;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Error, Optimizer, Recipe, ops::math, optimizer::Moments};
+use super::{Engine, Error, Optimizer, Recipe, ops::math, optimizer::Moments, within};
 
 /// What one window asks for.
 pub struct Work<'a> {
@@ -40,10 +40,62 @@ pub struct Trained {
     pub tokens: u64,
 }
 
+/// Training that is under way: parameters and moments, which every step moves. It has four times the parameters in memory, with
+/// their gradient.
+pub struct Session<'a> {
+    engine: &'a mut Engine,
+    recipe: Recipe,
+    learning_rate: f64,
+    moments: Moments,
+}
+
+impl<'a> Session<'a> {
+    /// Before the first step of a window that has `windows` windows of its run before it. Moments go on from `optimizer`, or
+    /// from zero where the run says `innerOptimizer: fresh`.
+    pub fn new(
+        engine: &'a mut Engine,
+        base: &Tensors,
+        optimizer: &Optimizer,
+        training: &Training,
+        windows: u64,
+    ) -> Result<Self, Error> {
+        let recipe = Recipe::new(training)?;
+        let moments = match training.inner_optimizer {
+            InnerOptimizer::Kept => engine.moments(optimizer)?,
+            InnerOptimizer::Fresh => engine.moments(&Optimizer::fresh())?,
+        };
+        engine.model.layout().flatten(base, &mut engine.parameters)?;
+        let learning_rate = recipe.learning_rate(windows);
+        Ok(Self { engine, recipe, learning_rate, moments })
+    }
+
+    /// One step on a batch. Gives the mean loss before it, in nats per token, and the norm of the gradient before clipping.
+    pub fn step(&mut self, sequences: &[Vec<u32>]) -> Result<(f64, f64), Error> {
+        self.engine.check_sequences(sequences)?;
+        let loss = self.engine.flat_gradient(sequences)?;
+        let Engine { team, pool, parameters, gradient, .. } = &mut *self.engine;
+        let norm = within(pool.as_ref(), || {
+            let norm = team.sum(gradient, math::sum_of_squares).sqrt();
+            let factor = self.recipe.clip_factor(norm);
+            self.moments.step(*team, &self.recipe, self.learning_rate, parameters, gradient, factor);
+            norm
+        });
+        Ok((loss, norm))
+    }
+
+    /// The local parameters and the moments.
+    pub fn finish(self) -> Result<(Tensors, Optimizer), Error> {
+        let layout = self.engine.model.layout();
+        layout.check_finite("parameter", &self.engine.parameters)?;
+        let parameters = layout.tensors(&self.engine.parameters)?;
+        let Moments { m, v, t } = self.moments;
+        Ok((parameters, Optimizer { m: layout.tensors(&m)?, v: layout.tensors(&v)?, t }))
+    }
+}
+
 impl Engine {
-    /// AdamW from the base over all sequences. Moments go on from `optimizer`, or from zero where the run
-    /// says `innerOptimizer: fresh`; it changes only if training comes to its end. `cancelled` is looked at
-    /// before every step.
+    /// AdamW from the base over all sequences, as [`Session`] does it. `optimizer` changes only if training comes to its end.
+    /// `cancelled` is looked at before every step.
     pub fn train(
         &mut self,
         work: &Work<'_>,
@@ -51,38 +103,26 @@ impl Engine {
         cancelled: &CancellationToken,
         mut progress: impl FnMut(Step),
     ) -> Result<Trained, Error> {
-        let Training { batch_sequences, inner_steps, inner_optimizer, .. } = work.training;
-        let recipe = Recipe::new(work.training)?;
+        let Training { batch_sequences, inner_steps, .. } = work.training;
         let batch = *batch_sequences as usize;
         let wanted = batch.saturating_mul(*inner_steps as usize);
+        let tokens = (work.sequences.len() * self.positions) as u64;
+        let mut session = Session::new(self, work.base, optimizer, work.training, work.windows)?;
         if batch == 0 || work.sequences.len() != wanted {
             return Err(Error::Sequences { found: work.sequences.len(), wanted });
         }
-        self.check_sequences(work.sequences)?;
-        let mut moments = match inner_optimizer {
-            InnerOptimizer::Kept => self.moments(optimizer)?,
-            InnerOptimizer::Fresh => self.moments(&Optimizer::fresh())?,
-        };
-        self.model.layout().flatten(work.base, &mut self.parameters)?;
-        let learning_rate = recipe.learning_rate(work.windows);
+        session.engine.check_sequences(work.sequences)?;
         let mut losses = 0.0;
         for (number, sequences) in (1..).zip(work.sequences.chunks_exact(batch)) {
             if cancelled.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            let loss = self.flat_gradient(sequences)?;
-            let gradient_norm = math::sum_of_squares(&self.gradient).sqrt();
-            let factor = recipe.clip_factor(gradient_norm);
-            moments.step(&recipe, learning_rate, &mut self.parameters, &self.gradient, factor);
+            let (loss, gradient_norm) = session.step(sequences)?;
             losses += loss;
             progress(Step { number, loss, gradient_norm });
         }
-        let layout = self.model.layout();
-        layout.check_finite("parameter", &self.parameters)?;
-        let parameters = layout.tensors(&self.parameters)?;
-        let Moments { m, v, t } = moments;
-        *optimizer = Optimizer { m: layout.tensors(&m)?, v: layout.tensors(&v)?, t };
-        let tokens = (work.sequences.len() * self.positions) as u64;
+        let (parameters, moments) = session.finish()?;
+        *optimizer = moments;
         Ok(Trained { parameters, loss: losses / f64::from(*inner_steps), tokens })
     }
 

@@ -5,12 +5,25 @@ use serde_json::Value;
 
 use super::hugging_face;
 
+/// Most tokens of a sequence.
+const LONGEST: usize = 131_072;
 /// Most parameters that the engine takes: 8 GiB in f32, four times that while training.
 const MAX_PARAMETERS: u64 = 1 << 31;
 
-/// A Llama-style decoder.
+/// An architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// RMS norms, rotary positions, gated feed-forward layers, no biases.
+    Llama,
+    /// Layer norms, learned positions, GELU, biases.
+    Gpt2,
+}
+
+/// A decoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
+    /// Which architecture.
+    pub family: Family,
     /// V, tokens that the model knows.
     pub vocabulary: usize,
     /// C, entries of a row of the residual stream.
@@ -27,8 +40,12 @@ pub struct Config {
     pub intermediate: usize,
     /// Added to the mean square in normalisations.
     pub epsilon: f32,
-    /// Base of the rotary embedding's wavelengths.
+    /// Base of the rotary embedding's wavelengths (Llama).
     pub theta: f64,
+    /// Whether the embedding makes the logits too.
+    pub tied: bool,
+    /// Most tokens of a sequence; GPT-2 has an embedding for each.
+    pub longest: usize,
 }
 
 /// Why a model cannot be built. Each message names the field and the remedy.
@@ -73,15 +90,15 @@ pub enum ConfigError {
 impl Config {
     /// Reads and bounds the model of a run.
     pub fn new(model: &Model, vocabulary: u32, sequence_length: u32) -> Result<Self, ConfigError> {
-        let (config, longest) = match (&model.preset, &model.config) {
-            (Some(preset), None) => (Self::preset(*preset), 131_072),
+        let config = match (&model.preset, &model.config) {
+            (Some(preset), None) => Self::preset(*preset),
             (None, Some(value)) => Self::hugging_face(value)?,
             _ => return Err(ConfigError::NotOne),
         };
         if vocabulary as usize > config.vocabulary {
             return Err(ConfigError::Vocabulary { dataset: vocabulary, model: config.vocabulary });
         }
-        if sequence_length == 0 || sequence_length as usize > longest {
+        if sequence_length == 0 || sequence_length as usize > config.longest.min(LONGEST) {
             return Err(ConfigError::SequenceLength(sequence_length));
         }
         match config.parameters() {
@@ -91,12 +108,9 @@ impl Config {
     }
 
     fn preset(preset: Preset) -> Self {
-        let (width, layers, heads, intermediate) = match preset {
-            Preset::Test => (32, 2, 2, 96),
-            Preset::Tiny => (128, 4, 4, 344),
-        };
-        Self {
-            vocabulary: 256,
+        let llama = |vocabulary, width, layers, heads, intermediate| Self {
+            family: Family::Llama,
+            vocabulary,
             width,
             layers,
             heads,
@@ -105,18 +119,44 @@ impl Config {
             intermediate,
             epsilon: 1e-5,
             theta: 10_000.0,
+            tied: false,
+            longest: LONGEST,
+        };
+        match preset {
+            Preset::Test => llama(256, 32, 2, 2, 96),
+            Preset::Tiny => llama(256, 128, 4, 4, 344),
+            Preset::Small => Self { tied: true, ..llama(8192, 256, 4, 4, 688) },
+            Preset::Medium => Self { tied: true, ..llama(8192, 384, 6, 6, 1024) },
+            Preset::Gpt2 => {
+                Self { family: Family::Gpt2, tied: true, longest: 1024, ..llama(50_257, 768, 12, 12, 4 * 768) }
+            }
+            Preset::Llama1b => Self { key_heads: 4, ..llama(32_000, 2048, 22, 32, 5632) },
         }
     }
 
-    /// The model and its longest sequence. Fields as `transformers.LlamaConfig` writes them.
-    fn hugging_face(value: &Value) -> Result<(Self, usize), ConfigError> {
+    /// Out of the config.json of a checkpoint, whose architecture decides which fields it has.
+    fn hugging_face(value: &Value) -> Result<Self, ConfigError> {
         let value = hugging_face::with_plain_rope(value);
         let fields = Fields(&value);
-        fields.must_be("model_type", &[Value::from("llama")], "only the architecture \"llama\" is known")?;
+        fields.must_be(
+            "model_type",
+            &["llama".into(), "gpt2".into()],
+            "the architectures \"llama\" and \"gpt2\" are known",
+        )?;
+        let config =
+            if fields.get("model_type") == Some(&"gpt2".into()) { Self::gpt2(&fields)? } else { Self::llama(&fields)? };
+        if !config.heads.is_multiple_of(config.key_heads) {
+            let remedy = format!("must divide num_attention_heads, {}", config.heads);
+            return Err(fields.error("num_key_value_heads", remedy));
+        }
+        Ok(config)
+    }
+
+    /// Fields as `transformers.LlamaConfig` writes them.
+    fn llama(fields: &Fields<'_>) -> Result<Self, ConfigError> {
         fields.may_be("architectures", &[Value::from(vec!["LlamaForCausalLM"])], "must be [\"LlamaForCausalLM\"]")?;
         fields.may_be("hidden_act", &["silu".into(), "swish".into()], "only \"silu\" is known")?;
         let no = [Value::from(false)];
-        fields.may_be("tie_word_embeddings", &no, "tied embeddings are not known, set it to false")?;
         fields.may_be("attention_bias", &no, "biases are not known, set it to false")?;
         fields.may_be("mlp_bias", &no, "biases are not known, set it to false")?;
         for field in ["rope_scaling", "rope_parameters"] {
@@ -125,35 +165,72 @@ impl Config {
 
         let width = fields.integer("hidden_size", None, 8..=16_384)?;
         let heads = fields.integer("num_attention_heads", None, 1..=256)?;
-        let key_heads = fields.integer("num_key_value_heads", Some(heads), 1..=256)?;
-        let config = Self {
+        if fields.get("head_dim").is_none() && !width.is_multiple_of(heads) {
+            return Err(fields.error("hidden_size", format!("must be a multiple of num_attention_heads, {heads}")));
+        }
+        let head = fields.integer("head_dim", Some(width / heads), 2..=512)?;
+        if !head.is_multiple_of(2) {
+            return Err(fields.error("head_dim", format!("{head} entries of a head must be even")));
+        }
+        Ok(Self {
+            family: Family::Llama,
             vocabulary: fields.integer("vocab_size", None, 2..=1 << 20)?,
             width,
             layers: fields.integer("num_hidden_layers", None, 1..=256)?,
             heads,
-            key_heads,
-            head: fields.integer("head_dim", Some(width / heads), 2..=512)?,
+            key_heads: fields.integer("num_key_value_heads", Some(heads), 1..=256)?,
+            head,
             intermediate: fields.integer("intermediate_size", None, 8..=131_072)?,
             epsilon: fields.number("rms_norm_eps", 1e-6, 1e-12, 1e-2)? as f32,
             theta: fields.number("rope_theta", 10_000.0, 1.0, 1e9)?,
-        };
-        if !heads.is_multiple_of(key_heads) {
-            return Err(fields.error("num_key_value_heads", format!("must divide num_attention_heads, {heads}")));
+            tied: fields.flag("tie_word_embeddings", false)?,
+            longest: fields.integer("max_position_embeddings", Some(LONGEST), 1..=1 << 30)?,
+        })
+    }
+
+    /// Fields as `transformers.GPT2Config` writes them.
+    fn gpt2(fields: &Fields<'_>) -> Result<Self, ConfigError> {
+        fields.may_be("architectures", &[Value::from(vec!["GPT2LMHeadModel"])], "must be [\"GPT2LMHeadModel\"]")?;
+        let tanh = ["gelu_new".into(), "gelu_pytorch_tanh".into()];
+        fields.may_be("activation_function", &tanh, "only \"gelu_new\" is known")?;
+        fields.may_be("scale_attn_weights", &[Value::from(true)], "must be true")?;
+        let no = [Value::from(false)];
+        for field in ["scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"] {
+            fields.may_be(field, &no, "must be false")?;
         }
-        if fields.get("head_dim").is_none() && !width.is_multiple_of(heads) {
-            return Err(fields.error("hidden_size", format!("must be a multiple of num_attention_heads, {heads}")));
+        let width = fields.integer("n_embd", Some(768), 8..=16_384)?;
+        let heads = fields.integer("n_head", Some(12), 1..=256)?;
+        if !width.is_multiple_of(heads) {
+            return Err(fields.error("n_embd", format!("must be a multiple of n_head, {heads}")));
         }
-        if !config.head.is_multiple_of(2) {
-            return Err(fields.error("head_dim", format!("{} entries of a head must be even", config.head)));
-        }
-        Ok((config, fields.integer("max_position_embeddings", Some(131_072), 1..=1 << 30)?))
+        Ok(Self {
+            family: Family::Gpt2,
+            vocabulary: fields.integer("vocab_size", Some(50_257), 2..=1 << 20)?,
+            width,
+            layers: fields.integer("n_layer", Some(12), 1..=256)?,
+            heads,
+            key_heads: heads,
+            head: width / heads,
+            intermediate: fields.integer("n_inner", Some(4 * width), 8..=131_072)?,
+            epsilon: fields.number("layer_norm_epsilon", 1e-5, 1e-12, 1e-2)? as f32,
+            theta: 10_000.0,
+            tied: fields.flag("tie_word_embeddings", true)?,
+            longest: fields.integer("n_positions", Some(1024), 1..=LONGEST)?,
+        })
     }
 
     /// Parameters in all; no factor exceeds 2^20, so nothing overflows.
     pub fn parameters(&self) -> u64 {
         let [v, c, l, f] = [self.vocabulary, self.width, self.layers, self.intermediate].map(|n| n as u64);
         let (q, kv) = ((self.heads * self.head) as u64, (self.key_heads * self.head) as u64);
-        2 * v * c + c + l * (2 * c + 2 * c * q + 2 * c * kv + 3 * c * f)
+        let embeddings = if self.tied { v * c } else { 2 * v * c };
+        match self.family {
+            Family::Llama => embeddings + c + l * (2 * c + 2 * c * q + 2 * c * kv + 3 * c * f),
+            Family::Gpt2 => {
+                let blocks = l * (4 * c + 4 * c * c + 4 * c + 2 * c * f + f + c);
+                embeddings + self.longest as u64 * c + 2 * c + blocks
+            }
+        }
     }
 }
 
@@ -195,6 +272,11 @@ impl Fields<'_> {
         value.filter(|n| range.contains(n)).ok_or_else(|| self.error(field, remedy()))
     }
 
+    fn flag(&self, field: &'static str, default: bool) -> Result<bool, ConfigError> {
+        let value = self.get(field).map_or(Some(default), Value::as_bool);
+        value.ok_or_else(|| self.error(field, "must be true or false"))
+    }
+
     fn number(&self, field: &'static str, default: f64, low: f64, high: f64) -> Result<f64, ConfigError> {
         let value = self.get(field).map_or(Some(default), Value::as_f64);
         let remedy = || format!("must be a number in {low:e}..={high:e}");
@@ -233,16 +315,20 @@ mod tests {
             |preset| Config::new(&Model { preset: Some(preset), config: None }, 256, 128).expect("valid").parameters();
         assert_eq!(parameters(Preset::Test), 43_168);
         assert_eq!(parameters(Preset::Tiny), 857_216);
+        assert_eq!(parameters(Preset::Small), 5_261_568);
+        assert_eq!(parameters(Preset::Medium), 13_767_552);
+        assert_eq!(parameters(Preset::Gpt2), 124_439_808);
+        assert_eq!(parameters(Preset::Llama1b), 1_100_048_384);
     }
 
     #[test]
     fn what_the_engine_cannot_follow_is_named() {
         let wrong = [
-            ("model_type", json!("gpt2")),
+            ("model_type", json!("mamba")),
             ("model_type", Value::Null),
             ("architectures", json!(["MistralForCausalLM"])),
             ("hidden_act", json!("gelu")),
-            ("tie_word_embeddings", json!(true)),
+            ("tie_word_embeddings", json!("yes")),
             ("attention_bias", json!(true)),
             ("rope_scaling", json!({"rope_type": "llama3"})),
             ("hidden_size", json!(66)),
@@ -271,7 +357,7 @@ mod tests {
         assert!(matches!(read(config), Err(ConfigError::TooLarge { .. })));
         assert_eq!(
             read(json!([])).expect_err("no object").to_string(),
-            "model.config.model_type is absent: only the architecture \"llama\" is known"
+            "model.config.model_type is absent: the architectures \"llama\" and \"gpt2\" are known"
         );
     }
 

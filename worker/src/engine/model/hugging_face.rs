@@ -4,40 +4,69 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value, json};
 
-use super::Config;
+use super::{Config, Family};
 
 impl Config {
-    /// The config.json with which `transformers` builds this model for sequences of up to `positions` tokens.
-    /// [`Config::new`] reads the same shape out of it.
+    /// The config.json with which `transformers` builds this model for sequences of up to `positions` tokens; GPT-2 has an
+    /// embedding for each position, and so as many as it has. [`Config::new`] reads the same shape out of it.
     pub fn to_hugging_face(&self, positions: usize) -> Value {
-        let Self { vocabulary, width, layers, heads, key_heads, head, intermediate, epsilon, theta } = self;
+        let mut config = match self.family {
+            Family::Llama => self.as_llama(positions),
+            Family::Gpt2 => self.as_gpt2(),
+        };
+        let common = json!({
+            "bos_token_id": null,
+            "eos_token_id": null,
+            "pad_token_id": null,
+            "initializer_range": 0.02,
+            "tie_word_embeddings": self.tied,
+            "torch_dtype": "float32",
+            "use_cache": true,
+            "vocab_size": self.vocabulary,
+        });
+        if let (Some(config), Value::Object(common)) = (config.as_object_mut(), common) {
+            config.extend(common);
+        }
+        config
+    }
+
+    fn as_llama(&self, positions: usize) -> Value {
         json!({
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
             "attention_bias": false,
             "attention_dropout": 0.0,
-            "bos_token_id": null,
-            "eos_token_id": null,
-            "pad_token_id": null,
-            "head_dim": head,
+            "head_dim": self.head,
             "hidden_act": "silu",
-            "hidden_size": width,
-            "initializer_range": 0.02,
-            "intermediate_size": intermediate,
+            "hidden_size": self.width,
+            "intermediate_size": self.intermediate,
             "max_position_embeddings": positions,
             "mlp_bias": false,
-            "num_attention_heads": heads,
-            "num_hidden_layers": layers,
-            "num_key_value_heads": key_heads,
-            "rms_norm_eps": decimal(*epsilon),
+            "num_attention_heads": self.heads,
+            "num_hidden_layers": self.layers,
+            "num_key_value_heads": self.key_heads,
+            "rms_norm_eps": decimal(self.epsilon),
             // Versions below 5 read the first and the second of these, later ones the third.
             "rope_scaling": null,
-            "rope_theta": theta,
-            "rope_parameters": { "rope_theta": theta, "rope_type": "default" },
-            "tie_word_embeddings": false,
-            "torch_dtype": "float32",
-            "use_cache": true,
-            "vocab_size": vocabulary,
+            "rope_theta": self.theta,
+            "rope_parameters": { "rope_theta": self.theta, "rope_type": "default" },
+        })
+    }
+
+    fn as_gpt2(&self) -> Value {
+        json!({
+            "architectures": ["GPT2LMHeadModel"],
+            "model_type": "gpt2",
+            "activation_function": "gelu_new",
+            "attn_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "resid_pdrop": 0.0,
+            "layer_norm_epsilon": decimal(self.epsilon),
+            "n_embd": self.width,
+            "n_head": self.heads,
+            "n_inner": self.intermediate,
+            "n_layer": self.layers,
+            "n_positions": self.longest,
         })
     }
 }
@@ -82,11 +111,15 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        for preset in [Preset::Test, Preset::Tiny] {
+        for preset in [Preset::Test, Preset::Tiny, Preset::Small, Preset::Gpt2, Preset::Llama1b] {
             let ours = Config::new(&Model { preset: Some(preset), config: None }, 256, 128).expect("a preset");
             let written = ours.to_hugging_face(128);
-            assert_eq!(written["rms_norm_eps"], 1e-5);
-            assert_eq!(read(written), Ok(ours));
+            let (epsilon, longest) = match ours.family {
+                Family::Llama => ("rms_norm_eps", 128),
+                Family::Gpt2 => ("layer_norm_epsilon", 1024),
+            };
+            assert_eq!(written[epsilon], 1e-5);
+            assert_eq!(read(written), Ok(Config { longest, ..ours }));
         }
     }
 

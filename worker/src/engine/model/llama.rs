@@ -6,19 +6,20 @@
 //! x = x + attention(q, k, v) Wo^T
 //! x = x + (silu(rms(x) Wg^T) * (rms(x) Wu^T)) Wd^T
 //! ```
-//! and logits = rms(x) Wh^T with an embedding of their own (untied). Names and shapes of the tensors, the
+//! and logits = rms(x) Wh^T, where Wh is the embedding if the two are tied. Names and shapes of the tensors, the
 //! order of rotary entries and the epsilon are those of Hugging Face's `LlamaForCausalLM`.
 
 use bistro_protocol::init::Init;
 
-use super::Config;
+use super::{
+    Config, Plan,
+    head::{Head, embed, embed_backward, inputs, targets},
+};
 use crate::engine::{
     layout::{Layout, Place},
     ops::{
-        attention::{self, Scratch, Shape},
-        cross_entropy,
-        math::add,
-        matmul::{linear, linear_add, linear_backward},
+        attention::{self, Saved, Shape},
+        linear::{Linear, Order},
         rms_norm,
         rope::{Rope, Turn},
         swiglu,
@@ -29,57 +30,54 @@ use crate::engine::{
 const EMBEDDING_DEVIATION: f32 = 0.02;
 /// Deviation of a matrix's first entries, times the square root of its inputs.
 const MATRIX_DEVIATION: f32 = 0.6;
-/// Most logits held at once; more rows go through the head in turns.
-const MAX_LOGITS: usize = 1 << 20;
 
-/// The model: what it looks like and where its parameters lie. The parameters themselves are passed in.
+/// The architecture and where its parameters lie.
 pub struct Llama {
-    config: Config,
-    layout: Layout,
-    places: Places,
+    plan: Plan,
     shape: Shape,
     rope: Rope,
-}
-
-/// Where the parameters lie.
-struct Places {
+    /// C
+    width: usize,
+    /// F
+    intermediate: usize,
+    epsilon: f32,
     /// (V,C)
     embedding: Place,
     blocks: Vec<Block>,
     /// (C)
     norm: Place,
-    /// (V,C)
-    head: Place,
+    head: Head,
 }
 
 struct Block {
     /// (C)
     norm1: Place,
     /// ((Hq + 2 Hk) D, C): q, k and v side by side
-    qkv: Place,
+    qkv: Linear,
     /// (C, Hq D)
-    o: Place,
+    o: Linear,
     /// (C)
     norm2: Place,
     /// (2F, C): gate and up side by side
-    gate_up: Place,
+    gate_up: Linear,
     /// (C, F)
-    down: Place,
+    down: Linear,
 }
 
-/// Buffers of one forward and backward pass; one per thread, kept between passes.
+/// Buffers of one forward and backward pass.
 #[derive(Default)]
 pub struct Workspace {
+    /// One per block, or one for all where they are computed again.
     blocks: Vec<Activations>,
+    /// (R,C) input of each block
+    inputs: Vec<Vec<f32>>,
     /// (R,C) residual stream, at the end the input of the last norm
     x: Vec<f32>,
     /// (R)
     inverse: Vec<f32>,
     /// (R,C) output of the last norm
     h: Vec<f32>,
-    /// (rows of a turn, V)
     logits: Vec<f32>,
-    scratch: Scratch,
     /// (R,C) gradient of the residual stream
     dx: Vec<f32>,
     /// (R,C) gradient of a norm's output
@@ -94,11 +92,9 @@ pub struct Workspace {
     dhidden: Vec<f32>,
 }
 
-/// What a block's backward pass needs of its forward pass.
+/// What a block's backward pass needs of its forward pass beside its input.
 #[derive(Default)]
 struct Activations {
-    /// (R,C) its input
-    x: Vec<f32>,
     /// (R)
     inverse1: Vec<f32>,
     /// (R,C)
@@ -122,49 +118,72 @@ struct Activations {
 }
 
 impl Llama {
-    /// Lays out the parameters; `positions` is T.
-    pub fn new(config: Config, positions: usize) -> Self {
-        let mut layout = Layout::default();
-        let places = places(&config, &mut layout);
-        let shape = Shape { positions, queries: config.heads, keys: config.key_heads, head: config.head };
-        let rope = Rope::new(positions, config.head, config.theta);
-        Self { config, layout, places, shape, rope }
+    /// Appends its parameters to `layout`.
+    pub fn new(config: &Config, plan: Plan, layout: &mut Layout) -> Self {
+        let Config { vocabulary: v, width: c, intermediate: f, heads, key_heads, head, .. } = *config;
+        let (q, kv) = (heads * head, key_heads * head);
+        let linear = |weight: Place, outputs: usize, inputs: usize| Linear {
+            weight,
+            bias: None,
+            outputs,
+            inputs,
+            order: Order::OutputsFirst,
+        };
+        let embedding = layout.push("model.embed_tokens.weight".into(), &[v, c], Init::Normal(EMBEDDING_DEVIATION));
+        let block = |i: usize| {
+            let mut norm =
+                |name: &str| layout.push(format!("model.layers.{i}.{name}.weight"), &[c], Init::Constant(1.0));
+            let [norm1, norm2] = ["input_layernorm", "post_attention_layernorm"].map(&mut norm);
+            let mut matrix = |name: &str, outputs: usize, inputs: usize| {
+                layout.push(format!("model.layers.{i}.{name}.weight"), &[outputs, inputs], normal(inputs))
+            };
+            let [first, _, last] =
+                [("q", q), ("k", kv), ("v", kv)].map(|(name, n)| matrix(&format!("self_attn.{name}_proj"), n, c));
+            let [gate, up] = ["gate", "up"].map(|name| matrix(&format!("mlp.{name}_proj"), f, c));
+            Block {
+                norm1,
+                qkv: linear(first.to(&last), q + 2 * kv, c),
+                o: linear(matrix("self_attn.o_proj", c, q), c, q),
+                norm2,
+                gate_up: linear(gate.to(&up), 2 * f, c),
+                down: linear(matrix("mlp.down_proj", c, f), c, f),
+            }
+        };
+        let blocks = (0..config.layers).map(block).collect();
+        let norm = layout.push("model.norm.weight".into(), &[c], Init::Constant(1.0));
+        let head_place = match config.tied {
+            true => embedding.clone(),
+            false => layout.push("lm_head.weight".into(), &[v, c], normal(c)),
+        };
+        Self {
+            plan,
+            shape: Shape { positions: plan.positions, queries: heads, keys: key_heads, head },
+            rope: Rope::new(plan.positions, head, config.theta),
+            width: c,
+            intermediate: f,
+            epsilon: config.epsilon,
+            embedding,
+            blocks,
+            norm,
+            head: Head { linear: linear(head_place, v, c) },
+        }
     }
 
-    /// Where each tensor lies.
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    /// The shape it was built from.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// Sum of the losses of all tokens of `sequences`, in nats. Each has T + 1 tokens, all below V.
+    /// As [`super::Model::loss`].
     pub fn loss(&self, parameters: &[f32], sequences: &[Vec<u32>], w: &mut Workspace) -> f64 {
-        self.forward(parameters, sequences, w);
-        self.turns(sequences, |first, targets| {
-            let rows = targets.len();
-            let (h, logits) = (&w.h[first * self.config.width..], &mut w.logits[..rows * self.config.vocabulary]);
-            linear(logits, h, self.places.head.of(parameters), rows, self.config.vocabulary, self.config.width);
-            cross_entropy::loss(logits, targets)
-        })
+        self.forward(parameters, sequences, false, w);
+        self.head.loss(self.plan.team, parameters, &w.h, &targets(sequences), &mut w.logits)
     }
 
-    /// Logits (n, V) after each of the n `tokens`, at most T.
-    pub fn logits(&self, parameters: &[f32], tokens: &[u32], w: &mut Workspace) -> Vec<f32> {
-        // No token sees those after it: what fills the sequence up does not matter, nor does the target of the last.
-        let mut sequence = tokens.to_vec();
-        sequence.resize(self.shape.positions + 1, 0);
-        self.forward(parameters, &[sequence], w);
-        let (rows, v, c) = (tokens.len(), self.config.vocabulary, self.config.width);
-        let mut logits = vec![0.0; rows * v];
-        linear(&mut logits, &w.h, self.places.head.of(parameters), rows, v, c);
+    /// As [`super::Model::logits`].
+    pub fn logits(&self, parameters: &[f32], sequence: &[Vec<u32>; 1], n: usize, w: &mut Workspace) -> Vec<f32> {
+        self.forward(parameters, sequence, false, w);
+        let mut logits = vec![0.0; n * self.head.linear.outputs];
+        self.head.linear.forward(self.plan.team, parameters, &mut logits, &w.h);
         logits
     }
 
-    /// As [`Llama::loss`]; adds `scale` times the gradient of that sum to `gradient`.
+    /// As [`super::Model::gradient`].
     pub fn gradient(
         &self,
         parameters: &[f32],
@@ -173,182 +192,105 @@ impl Llama {
         gradient: &mut [f32],
         w: &mut Workspace,
     ) -> f64 {
-        self.forward(parameters, sequences, w);
-        let (v, c) = (self.config.vocabulary, self.config.width);
-        let Places { embedding, blocks, norm, head } = &self.places;
-        let loss = self.turns(sequences, |first, targets| {
-            let rows = targets.len();
-            let (h, logits) = (&w.h[first * c..], &mut w.logits[..rows * v]);
-            linear(logits, h, head.of(parameters), rows, v, c);
-            let loss = cross_entropy::loss_and_gradient(logits, targets, scale);
-            linear_backward(&mut w.dh[first * c..], head.of_mut(gradient), logits, h, head.of(parameters), rows, v, c);
-            loss
-        });
-        w.dx.fill(0.0);
-        rms_norm::backward(&mut w.dx, norm.of_mut(gradient), &w.dh, &w.x, &w.inverse, norm.of(parameters));
-        for (i, block) in blocks.iter().enumerate().rev() {
+        let team = self.plan.team;
+        self.forward(parameters, sequences, true, w);
+        self.reserve_backward(w);
+        let Workspace { h, dh, dx, x, inverse, logits, .. } = w;
+        let loss = self.head.gradient(team, parameters, gradient, dh, h, &targets(sequences), scale, logits);
+        dx.fill(0.0);
+        rms_norm::backward(team, dx, self.norm.of_mut(gradient), dh, x, inverse, self.norm.of(parameters));
+        for (i, block) in self.blocks.iter().enumerate().rev() {
+            if self.plan.recompute {
+                w.x.copy_from_slice(&w.inputs[i]);
+                self.block_forward(parameters, block, &mut w.blocks[0], &mut w.x);
+            }
             self.block_backward(parameters, gradient, block, i, w);
         }
-        for (token, dx) in inputs(sequences).zip(w.dx.chunks_exact(c)) {
-            let row = token as usize * c;
-            add(&mut embedding.of_mut(gradient)[row..row + c], dx);
-        }
+        embed_backward(self.embedding.of_mut(gradient), &w.dx, inputs(sequences), self.width);
         loss
     }
 
-    /// Fills the workspace up to the output of the last norm.
-    fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], w: &mut Workspace) {
-        self.reserve(sequences.len(), w);
-        let c = self.config.width;
-        let embedding = self.places.embedding.of(parameters);
-        for (token, x) in inputs(sequences).zip(w.x.chunks_exact_mut(c)) {
-            let row = token as usize * c;
-            x.copy_from_slice(&embedding[row..row + c]);
+    /// Fills the workspace up to the output of the last norm; what backward passes need is `kept`.
+    fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, w: &mut Workspace) {
+        let slots = if kept && !self.plan.recompute { self.blocks.len() } else { 1 };
+        self.reserve(sequences.len(), slots, if kept { self.blocks.len() } else { 0 }, w);
+        embed(&mut w.x, self.embedding.of(parameters), inputs(sequences), self.width);
+        for (i, block) in self.blocks.iter().enumerate() {
+            if kept {
+                w.inputs[i].copy_from_slice(&w.x);
+            }
+            self.block_forward(parameters, block, &mut w.blocks[i.min(slots - 1)], &mut w.x);
         }
-        for (i, block) in self.places.blocks.iter().enumerate() {
-            self.block_forward(parameters, block, i, w);
-        }
-        let norm = self.places.norm.of(parameters);
-        rms_norm::forward(&mut w.h, &mut w.inverse, &w.x, norm, self.config.epsilon);
+        let norm = self.norm.of(parameters);
+        rms_norm::forward(self.plan.team, &mut w.h, &mut w.inverse, &w.x, norm, self.epsilon);
     }
 
-    fn block_forward(&self, parameters: &[f32], block: &Block, index: usize, w: &mut Workspace) {
-        let Config { width: c, intermediate: f, epsilon, .. } = self.config;
-        let (qkv_width, out_width) = (self.shape.qkv_width(), self.shape.out_width());
-        let (a, x) = (&mut w.blocks[index], &mut w.x);
-        let rows = x.len() / c;
-
-        a.x.copy_from_slice(x);
-        rms_norm::forward(&mut a.h1, &mut a.inverse1, x, block.norm1.of(parameters), epsilon);
-        linear(&mut a.qkv, &a.h1, block.qkv.of(parameters), rows, qkv_width, c);
-        self.rope.apply(&mut a.qkv, qkv_width, self.shape.queries + self.shape.keys, Turn::Forward);
-        let t = self.shape.positions;
-        let outputs = a.attention.chunks_exact_mut(t * out_width).zip(a.lse.chunks_exact_mut(t * self.shape.queries));
-        for (qkv, (out, lse)) in a.qkv.chunks_exact(t * qkv_width).zip(outputs) {
-            attention::forward(out, lse, qkv, self.shape, &mut w.scratch);
-        }
-        linear_add(x, &a.attention, block.o.of(parameters), rows, c, out_width);
+    /// Moves the residual stream `x (R,C)` through a block.
+    fn block_forward(&self, parameters: &[f32], block: &Block, a: &mut Activations, x: &mut [f32]) {
+        let team = self.plan.team;
+        rms_norm::forward(team, &mut a.h1, &mut a.inverse1, x, block.norm1.of(parameters), self.epsilon);
+        block.qkv.forward(team, parameters, &mut a.qkv, &a.h1);
+        let turned = self.shape.queries + self.shape.keys;
+        self.rope.apply(team, &mut a.qkv, self.shape.qkv_width(), turned, Turn::Forward);
+        attention::forward(team, &mut a.attention, &mut a.lse, &a.qkv, self.shape);
+        block.o.forward_add(team, parameters, x, &a.attention);
 
         a.middle.copy_from_slice(x);
-        rms_norm::forward(&mut a.h2, &mut a.inverse2, x, block.norm2.of(parameters), epsilon);
-        linear(&mut a.gate_up, &a.h2, block.gate_up.of(parameters), rows, 2 * f, c);
-        swiglu::forward(&mut a.hidden, &a.gate_up, f);
-        linear_add(x, &a.hidden, block.down.of(parameters), rows, c, f);
+        rms_norm::forward(team, &mut a.h2, &mut a.inverse2, x, block.norm2.of(parameters), self.epsilon);
+        block.gate_up.forward(team, parameters, &mut a.gate_up, &a.h2);
+        swiglu::forward(team, &mut a.hidden, &a.gate_up, self.intermediate);
+        block.down.forward_add(team, parameters, x, &a.hidden);
     }
 
     fn block_backward(&self, parameters: &[f32], gradient: &mut [f32], block: &Block, index: usize, w: &mut Workspace) {
-        let Config { width: c, intermediate: f, .. } = self.config;
-        let (qkv_width, out_width) = (self.shape.qkv_width(), self.shape.out_width());
-        let Workspace { blocks, dx, dh, dqkv, dattention, dgate_up, dhidden, scratch, .. } = w;
-        let a = &blocks[index];
-        let rows = dx.len() / c;
+        let team = self.plan.team;
+        let Workspace { blocks, inputs, dx, dh, dqkv, dattention, dgate_up, dhidden, .. } = w;
+        let (a, x) = (&blocks[index.min(blocks.len() - 1)], &inputs[index]);
 
-        linear_backward(dhidden, block.down.of_mut(gradient), dx, &a.hidden, block.down.of(parameters), rows, c, f);
-        swiglu::backward(dgate_up, dhidden, &a.gate_up, f);
-        let gate_up = &block.gate_up;
-        linear_backward(dh, gate_up.of_mut(gradient), dgate_up, &a.h2, gate_up.of(parameters), rows, 2 * f, c);
-        rms_norm::backward(dx, block.norm2.of_mut(gradient), dh, &a.middle, &a.inverse2, block.norm2.of(parameters));
+        block.down.backward(team, parameters, gradient, dhidden, dx, &a.hidden);
+        swiglu::backward(team, dgate_up, dhidden, &a.gate_up, self.intermediate);
+        block.gate_up.backward(team, parameters, gradient, dh, dgate_up, &a.h2);
+        let (dnorm, norm) = (block.norm2.of_mut(gradient), block.norm2.of(parameters));
+        rms_norm::backward(team, dx, dnorm, dh, &a.middle, &a.inverse2, norm);
 
-        linear_backward(
-            dattention,
-            block.o.of_mut(gradient),
-            dx,
-            &a.attention,
-            block.o.of(parameters),
-            rows,
-            c,
-            out_width,
-        );
-        let t = self.shape.positions;
-        for (i, dqkv) in dqkv.chunks_exact_mut(t * qkv_width).enumerate() {
-            let rows = |width: usize| i * t * width..(i + 1) * t * width;
-            let saved = attention::Saved {
-                qkv: &a.qkv[rows(qkv_width)],
-                out: &a.attention[rows(out_width)],
-                lse: &a.lse[rows(self.shape.queries)],
-                dout: &dattention[rows(out_width)],
-            };
-            attention::backward(dqkv, &saved, self.shape, scratch);
-        }
-        self.rope.apply(dqkv, qkv_width, self.shape.queries + self.shape.keys, Turn::Backward);
-        linear_backward(dh, block.qkv.of_mut(gradient), dqkv, &a.h1, block.qkv.of(parameters), rows, qkv_width, c);
-        rms_norm::backward(dx, block.norm1.of_mut(gradient), dh, &a.x, &a.inverse1, block.norm1.of(parameters));
+        block.o.backward(team, parameters, gradient, dattention, dx, &a.attention);
+        let saved = Saved { qkv: &a.qkv, out: &a.attention, lse: &a.lse, dout: dattention };
+        attention::backward(team, dqkv, &saved, self.shape);
+        self.rope.apply(team, dqkv, self.shape.qkv_width(), self.shape.queries + self.shape.keys, Turn::Backward);
+        block.qkv.backward(team, parameters, gradient, dh, dqkv, &a.h1);
+        let (dnorm, norm) = (block.norm1.of_mut(gradient), block.norm1.of(parameters));
+        rms_norm::backward(team, dx, dnorm, dh, x, &a.inverse1, norm);
     }
 
-    /// Calls `turn(first row, targets)` for runs of rows whose logits are held at once; sums what it returns.
-    fn turns(&self, sequences: &[Vec<u32>], mut turn: impl FnMut(usize, &[u32]) -> f64) -> f64 {
-        let targets: Vec<u32> = sequences.iter().flat_map(|s| &s[1..]).copied().collect();
-        let rows = self.rows_per_turn();
-        targets.chunks(rows).enumerate().map(|(i, targets)| turn(i * rows, targets)).sum()
-    }
-
-    fn rows_per_turn(&self) -> usize {
-        (MAX_LOGITS / self.config.vocabulary).max(1)
-    }
-
-    /// Gives every buffer the length for this number of sequences.
-    fn reserve(&self, sequences: usize, w: &mut Workspace) {
-        let Config { width: c, intermediate: f, vocabulary, layers, .. } = self.config;
-        let (qkv, out) = (self.shape.qkv_width(), self.shape.out_width());
-        let rows = sequences * self.shape.positions;
+    /// Gives the buffers of a forward pass the length for this number of sequences.
+    fn reserve(&self, sequences: usize, slots: usize, kept: usize, w: &mut Workspace) {
+        let (c, f, rows) = (self.width, self.intermediate, sequences * self.plan.positions);
         let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
-        w.blocks.resize_with(layers, Activations::default);
+        w.blocks.resize_with(slots, Activations::default);
+        w.inputs.resize_with(kept, Vec::new);
         for a in &mut w.blocks {
-            for buffer in [&mut a.x, &mut a.h1, &mut a.middle, &mut a.h2] {
-                size(buffer, c);
-            }
-            for buffer in [&mut a.inverse1, &mut a.inverse2] {
-                size(buffer, 1);
-            }
-            size(&mut a.qkv, qkv);
-            size(&mut a.attention, out);
+            [&mut a.h1, &mut a.middle, &mut a.h2].into_iter().for_each(|buffer| size(buffer, c));
+            [&mut a.inverse1, &mut a.inverse2].into_iter().for_each(|buffer| size(buffer, 1));
+            size(&mut a.qkv, self.shape.qkv_width());
+            size(&mut a.attention, self.shape.out_width());
             size(&mut a.lse, self.shape.queries);
             size(&mut a.gate_up, 2 * f);
             size(&mut a.hidden, f);
         }
-        for buffer in [&mut w.x, &mut w.h, &mut w.dx, &mut w.dh] {
-            size(buffer, c);
-        }
+        w.inputs.iter_mut().chain([&mut w.x, &mut w.h]).for_each(|buffer| size(buffer, c));
         size(&mut w.inverse, 1);
-        size(&mut w.dqkv, qkv);
-        size(&mut w.dattention, out);
+    }
+
+    /// As [`Llama::reserve`], for the backward pass that follows.
+    fn reserve_backward(&self, w: &mut Workspace) {
+        let (c, f, rows) = (self.width, self.intermediate, w.inverse.len());
+        let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
+        [&mut w.dx, &mut w.dh].into_iter().for_each(|buffer| size(buffer, c));
+        size(&mut w.dqkv, self.shape.qkv_width());
+        size(&mut w.dattention, self.shape.out_width());
         size(&mut w.dgate_up, 2 * f);
         size(&mut w.dhidden, f);
-        w.logits.resize(self.rows_per_turn().min(rows) * vocabulary, 0.0);
     }
-}
-
-/// The tokens that the model sees: all but the last of each sequence.
-fn inputs(sequences: &[Vec<u32>]) -> impl Iterator<Item = u32> {
-    sequences.iter().flat_map(|s| &s[..s.len() - 1]).copied()
-}
-
-fn places(config: &Config, layout: &mut Layout) -> Places {
-    let Config { vocabulary: v, width: c, intermediate: f, .. } = *config;
-    let (q, kv) = (config.heads * config.head, config.key_heads * config.head);
-    let embedding = layout.push("model.embed_tokens.weight".into(), &[v, c], Init::Normal(EMBEDDING_DEVIATION));
-    let blocks = (0..config.layers).map(|i| {
-        let mut norm = |name: &str| layout.push(format!("model.layers.{i}.{name}.weight"), &[c], Init::Constant(1.0));
-        let norms = (norm("input_layernorm"), norm("post_attention_layernorm"));
-        let mut matrix = |name: &str, outputs: usize, inputs: usize| {
-            layout.push(format!("model.layers.{i}.{name}.weight"), &[outputs, inputs], normal(inputs))
-        };
-        let [first, _, last] =
-            [("q", q), ("k", kv), ("v", kv)].map(|(name, n)| matrix(&format!("self_attn.{name}_proj"), n, c));
-        let [gate, up] = ["gate", "up"].map(|name| matrix(&format!("mlp.{name}_proj"), f, c));
-        Block {
-            norm1: norms.0,
-            qkv: first.to(&last),
-            o: matrix("self_attn.o_proj", c, q),
-            norm2: norms.1,
-            gate_up: gate.to(&up),
-            down: matrix("mlp.down_proj", c, f),
-        }
-    });
-    let blocks = blocks.collect();
-    let norm = layout.push("model.norm.weight".into(), &[c], Init::Constant(1.0));
-    let head = layout.push("lm_head.weight".into(), &[v, c], normal(c));
-    Places { embedding, blocks, norm, head }
 }
 
 fn normal(inputs: usize) -> Init {

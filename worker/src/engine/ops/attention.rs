@@ -5,10 +5,13 @@
 //! P = e^(S - lse), so memory grows with T and not with T^2 (Dao et al. 2022, arXiv 2205.14135). Backward:
 //! dV = P^T dO, dP = dO V^T, dS = P (dP - dO . O), dQ = dS K / sqrt(D), dK = dS^T Q / sqrt(D).
 
+use std::cell::RefCell;
+
 use super::{
     math::{dot, exp, map_sum, max, simd},
     matmul::{Matrix, MatrixMut},
 };
+use crate::engine::team::Team;
 
 /// Query rows of one tile: few enough that its scores stay in the cache and little work is spent above the
 /// diagonal, enough for an efficient product.
@@ -27,14 +30,6 @@ pub struct Shape {
     pub head: usize,
 }
 
-/// One head: where its q, k and v begin in a row of `qkv`, and its output in a row of `out`.
-struct Head {
-    q: usize,
-    k: usize,
-    v: usize,
-    out: usize,
-}
-
 impl Shape {
     /// Entries of a row of `qkv`.
     pub fn qkv_width(&self) -> usize {
@@ -50,16 +45,10 @@ impl Shape {
         1.0 / (self.head as f32).sqrt()
     }
 
-    fn heads(self) -> impl Iterator<Item = Head> {
-        (0..self.queries).map(move |h| {
-            let group = h / (self.queries / self.keys);
-            Head {
-                q: h * self.head,
-                k: (self.queries + group) * self.head,
-                v: (self.queries + self.keys + group) * self.head,
-                out: h * self.head,
-            }
-        })
+    /// Where q, k and v of a head begin in a row of `qkv`.
+    fn offsets(self, head: usize) -> [usize; 3] {
+        let group = head / (self.queries / self.keys);
+        [head, self.queries + group, self.queries + self.keys + group].map(|heads| heads * self.head)
     }
 
     /// First row and number of rows of each tile.
@@ -71,49 +60,54 @@ impl Shape {
     fn view<'a>(&self, buffer: &'a [f32], width: usize, offset: usize, first: usize, rows: usize) -> Matrix<'a> {
         Matrix::new(&buffer[first * width + offset..], rows, self.head, width)
     }
-
-    /// As [`Shape::view`], to be written.
-    fn view_mut<'a>(
-        &self,
-        buffer: &'a mut [f32],
-        width: usize,
-        offset: usize,
-        first: usize,
-        rows: usize,
-    ) -> MatrixMut<'a> {
-        MatrixMut::new(&mut buffer[first * width + offset..], rows, self.head, width)
-    }
 }
 
-/// Room for the scores of one tile and their gradient; kept between calls.
+/// Room for the scores of one tile and their gradient.
 #[derive(Default)]
-pub struct Scratch {
+struct Scratch {
     scores: Vec<f32>,
     gradient: Vec<f32>,
 }
 
-impl Scratch {
-    fn reserve(&mut self, shape: &Shape) {
-        let length = TILE.min(shape.positions) * shape.positions;
-        self.scores.resize(length, 0.0);
-        self.gradient.resize(length, 0.0);
-    }
+thread_local! {
+    /// Kept between calls.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// One sequence: `out (T, Hq D)` and `lse (Hq, T)` from `qkv (T, (Hq + 2 Hk) D)`.
-pub fn forward(out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Shape, scratch: &mut Scratch) {
-    let (width, out_width) = (shape.qkv_width(), shape.out_width());
-    scratch.reserve(&shape);
-    for (head, lse) in shape.heads().zip(lse.chunks_exact_mut(shape.positions)) {
-        for (first, rows) in shape.tiles() {
-            let keys = first + rows;
-            let scores = &mut scratch.scores[..rows * keys];
-            let (q, k) = (shape.view(qkv, width, head.q, first, rows), shape.view(qkv, width, head.k, 0, keys));
-            MatrixMut::new(scores, rows, keys, keys).set(q, k.transposed(), shape.scale());
-            softmax(scores, keys, first, &mut lse[first..keys]);
-            let (p, v) = (Matrix::new(scores, rows, keys, keys), shape.view(qkv, width, head.v, 0, keys));
-            shape.view_mut(out, out_width, head.out, first, rows).set(p, v, 1.0);
-        }
+/// Calls `f` with this thread's room for a tile of this shape.
+fn with_scratch(shape: Shape, f: impl FnOnce(&mut [f32], &mut [f32])) {
+    let length = TILE.min(shape.positions) * shape.positions;
+    // Taken out for the time of the call: a thread that waits for a product may be given another head meanwhile.
+    let mut scratch = SCRATCH.take();
+    scratch.scores.resize(length, 0.0);
+    scratch.gradient.resize(length, 0.0);
+    f(&mut scratch.scores, &mut scratch.gradient);
+    SCRATCH.set(scratch);
+}
+
+/// For sequences of T rows: `out (B T, Hq D)` and `lse (B, Hq, T)` from `qkv (B T, (Hq + 2 Hk) D)`.
+pub fn forward(team: Team, out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Shape) {
+    let (t, width, out_width) = (shape.positions, shape.qkv_width(), shape.out_width());
+    let sequences = out.chunks_exact_mut(t * out_width).zip(qkv.chunks_exact(t * width));
+    let heads = sequences.flat_map(|(out, qkv)| {
+        let heads = MatrixMut::new(out, t, out_width, out_width).split(shape.head);
+        heads.into_iter().enumerate().map(move |(head, out)| (qkv, head, out))
+    });
+    team.each(heads.zip(lse.chunks_exact_mut(t)).collect(), |((qkv, head, out), lse)| {
+        with_scratch(shape, |scores, _| forward_head(out, lse, qkv, head, shape, scores));
+    });
+}
+
+fn forward_head(mut out: MatrixMut<'_>, lse: &mut [f32], qkv: &[f32], head: usize, shape: Shape, scores: &mut [f32]) {
+    let (width, [q, k, v]) = (shape.qkv_width(), shape.offsets(head));
+    for (first, rows) in shape.tiles() {
+        let keys = first + rows;
+        let scores = &mut scores[..rows * keys];
+        let (q, k) = (shape.view(qkv, width, q, first, rows), shape.view(qkv, width, k, 0, keys));
+        MatrixMut::new(scores, rows, keys, keys).set(Team::Alone, q, k.transposed(), shape.scale());
+        softmax(scores, keys, first, &mut lse[first..keys]);
+        let (p, v) = (Matrix::new(scores, rows, keys, keys), shape.view(qkv, width, v, 0, keys));
+        out.part(first, rows).set(Team::Alone, p, v, 1.0);
     }
 }
 
@@ -135,6 +129,7 @@ simd! {
 }
 
 /// What [`forward`] saw and left, and the gradient of its output.
+#[derive(Clone, Copy)]
 pub struct Saved<'a> {
     /// Input of the forward pass.
     pub qkv: &'a [f32],
@@ -146,28 +141,63 @@ pub struct Saved<'a> {
     pub dout: &'a [f32],
 }
 
-/// One sequence: `dqkv` (overwritten), shaped like `qkv`.
-pub fn backward(dqkv: &mut [f32], saved: &Saved<'_>, shape: Shape, scratch: &mut Scratch) {
+/// `dqkv` (overwritten), shaped like `qkv`.
+pub fn backward(team: Team, dqkv: &mut [f32], saved: &Saved<'_>, shape: Shape) {
+    let (t, width, out_width) = (shape.positions, shape.qkv_width(), shape.out_width());
+    let group = shape.queries / shape.keys;
+    let groups = dqkv.chunks_exact_mut(t * width).enumerate().flat_map(|(sequence, dqkv)| {
+        let rows = |width: usize| sequence * t * width..(sequence + 1) * t * width;
+        let saved = Saved {
+            qkv: &saved.qkv[rows(width)],
+            out: &saved.out[rows(out_width)],
+            lse: &saved.lse[rows(shape.queries)],
+            dout: &saved.dout[rows(out_width)],
+        };
+        let mut q = MatrixMut::new(dqkv, t, width, width).split(shape.head);
+        let mut k = q.split_off(shape.queries);
+        let v = k.split_off(shape.keys);
+        let mut q = q.into_iter();
+        let groups = k.into_iter().zip(v).enumerate();
+        groups
+            .map(move |(number, (k, v))| (saved, number * group, q.by_ref().take(group).collect(), k, v))
+            .collect::<Vec<_>>()
+    });
+    team.each(groups.collect(), |(saved, first, q, k, v): (_, _, Vec<_>, _, _)| {
+        with_scratch(shape, |p, ds| backward_group((q, k, v), &saved, first, shape, p, ds));
+    });
+}
+
+/// The heads from `first` on that share keys and values.
+fn backward_group(
+    (q, mut dk, mut dv): (Vec<MatrixMut<'_>>, MatrixMut<'_>, MatrixMut<'_>),
+    saved: &Saved<'_>,
+    first_head: usize,
+    shape: Shape,
+    p: &mut [f32],
+    ds: &mut [f32],
+) {
     let Saved { qkv, out, lse, dout } = *saved;
-    let (width, out_width) = (shape.qkv_width(), shape.out_width());
-    scratch.reserve(&shape);
-    dqkv.fill(0.0);
-    for (head, lse) in shape.heads().zip(lse.chunks_exact(shape.positions)) {
+    let (t, width, out_width) = (shape.positions, shape.qkv_width(), shape.out_width());
+    dk.clear();
+    dv.clear();
+    for (head, mut dq) in (first_head..).zip(q) {
+        let ([q, k, v], lse) = (shape.offsets(head), &lse[head * t..(head + 1) * t]);
         for (first, rows) in shape.tiles() {
             let keys = first + rows;
-            let (p, ds) = (&mut scratch.scores[..rows * keys], &mut scratch.gradient[..rows * keys]);
-            let q = shape.view(qkv, width, head.q, first, rows);
-            let k = shape.view(qkv, width, head.k, 0, keys);
-            let v = shape.view(qkv, width, head.v, 0, keys);
-            let dout_tile = shape.view(dout, out_width, head.out, first, rows);
-            MatrixMut::new(p, rows, keys, keys).set(q, k.transposed(), shape.scale());
-            MatrixMut::new(ds, rows, keys, keys).set(dout_tile, v.transposed(), 1.0);
-            let outputs = Outputs { out, dout, width: out_width, head: head.out..head.out + shape.head };
+            let (p, ds) = (&mut p[..rows * keys], &mut ds[..rows * keys]);
+            let q = shape.view(qkv, width, q, first, rows);
+            let k = shape.view(qkv, width, k, 0, keys);
+            let v = shape.view(qkv, width, v, 0, keys);
+            let dout_tile = shape.view(dout, out_width, head * shape.head, first, rows);
+            MatrixMut::new(p, rows, keys, keys).set(Team::Alone, q, k.transposed(), shape.scale());
+            MatrixMut::new(ds, rows, keys, keys).set(Team::Alone, dout_tile, v.transposed(), 1.0);
+            let columns = head * shape.head..(head + 1) * shape.head;
+            let outputs = Outputs { out, dout, width: out_width, head: columns };
             probabilities(p, ds, &outputs, &lse[first..keys], first, shape.scale());
             let (p, ds) = (Matrix::new(p, rows, keys, keys), Matrix::new(ds, rows, keys, keys));
-            shape.view_mut(dqkv, width, head.v, 0, keys).add(p.transposed(), dout_tile);
-            shape.view_mut(dqkv, width, head.k, 0, keys).add(ds.transposed(), q);
-            shape.view_mut(dqkv, width, head.q, first, rows).set(ds, k, 1.0);
+            dv.part(0, keys).add(Team::Alone, p.transposed(), dout_tile);
+            dk.part(0, keys).add(Team::Alone, ds.transposed(), q);
+            dq.part(first, rows).set(Team::Alone, ds, k, 1.0);
         }
     }
 }

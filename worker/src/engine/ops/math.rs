@@ -130,6 +130,12 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     reduce(a, b, |x, y| x * y)
 }
 
+/// Sum of the entries.
+#[inline(always)]
+pub fn sum(a: &[f32]) -> f32 {
+    reduce(a, a, |x, _| x)
+}
+
 /// Largest entry; negative infinity for none.
 #[inline(always)]
 pub fn max(a: &[f32]) -> f32 {
@@ -150,7 +156,7 @@ pub fn map_sum(a: &mut [f32], f: impl Fn(f32) -> f32) -> f32 {
     for x in a.iter_mut() {
         *x = f(*x);
     }
-    reduce(a, a, |x, _| x)
+    sum(a)
 }
 
 simd! {

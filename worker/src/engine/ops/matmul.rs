@@ -1,8 +1,12 @@
 //! Matrix products through the `gemm` crate, the one that candle uses.
 //!
-//! This is the only module with `unsafe`: `gemm` takes raw pointers and strides. The constructors below
-//! check that every entry that those can reach lies inside the slice.
+//! This is the only module with `unsafe` beside `simd!`: `gemm` takes raw pointers and strides. The constructors below
+//! check that every entry that those can reach lies inside the slice, and parts of a matrix never overlap.
 #![allow(unsafe_code)]
+
+use std::marker::PhantomData;
+
+use crate::engine::team::Team;
 
 /// A matrix inside a slice, read only.
 #[derive(Clone, Copy)]
@@ -14,13 +18,18 @@ pub struct Matrix<'a> {
     column_stride: usize,
 }
 
-/// A matrix inside a slice, to be written; its rows are contiguous.
+/// A matrix inside a slice, to be written; the entries of a row are neighbours.
 pub struct MatrixMut<'a> {
-    data: &'a mut [f32],
+    /// A pointer and no slice: the rows of neighbouring columns lie between each other.
+    data: *mut f32,
     rows: usize,
     columns: usize,
     row_stride: usize,
+    borrowed: PhantomData<&'a mut [f32]>,
 }
+
+// SAFETY: it is the only one that reaches its entries, like a mutable slice.
+unsafe impl Send for MatrixMut<'_> {}
 
 /// Whether `rows` rows of `columns` entries, `row_stride` apart, fit into `length` entries.
 fn fits(length: usize, rows: usize, columns: usize, row_stride: usize) -> bool {
@@ -50,31 +59,59 @@ impl<'a> MatrixMut<'a> {
     /// Rows `row_stride` entries apart. Panics where they do not fit into `data`.
     pub fn new(data: &'a mut [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         assert!(fits(data.len(), rows, columns, row_stride), "matrix {rows}x{columns} does not fit");
-        Self { data, rows, columns, row_stride }
+        Self { data: data.as_mut_ptr(), rows, columns, row_stride, borrowed: PhantomData }
+    }
+
+    /// The columns in groups of `width`, which must divide them.
+    pub fn split(self, width: usize) -> Vec<Self> {
+        assert!(width > 0 && self.columns.is_multiple_of(width), "{} columns in groups of {width}", self.columns);
+        // SAFETY: each group begins inside the matrix and ends before the next; none shares an entry with another.
+        let group = |first| unsafe { Self { data: self.data.add(first), columns: width, ..self.shallow() } };
+        (0..self.columns).step_by(width).map(group).collect()
+    }
+
+    /// Some rows of it, for as long as it is not used otherwise.
+    pub fn part(&mut self, first: usize, rows: usize) -> MatrixMut<'_> {
+        assert!(rows > 0 && first + rows <= self.rows, "rows {first}..{} of {}", first + rows, self.rows);
+        // SAFETY: the first row of the part lies inside the matrix.
+        unsafe { MatrixMut { data: self.data.add(first * self.row_stride), rows, ..self.shallow() } }
+    }
+
+    /// The same without its claim to the entries.
+    fn shallow<'b>(&self) -> MatrixMut<'b> {
+        MatrixMut { borrowed: PhantomData, ..*self }
+    }
+
+    /// Sets all entries to zero.
+    pub fn clear(&mut self) {
+        for row in 0..self.rows {
+            // SAFETY: the row lies inside the matrix, whose entries nobody else reaches.
+            unsafe { std::slice::from_raw_parts_mut(self.data.add(row * self.row_stride), self.columns) }.fill(0.0);
+        }
     }
 
     /// `self = scale * a b`.
-    pub fn set(self, a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
-        self.product(a, b, scale, false);
+    pub fn set(self, team: Team, a: Matrix<'_>, b: Matrix<'_>, scale: f32) {
+        self.product(team, a, b, scale, false);
     }
 
     /// `self += a b`.
-    pub fn add(self, a: Matrix<'_>, b: Matrix<'_>) {
-        self.product(a, b, 1.0, true);
+    pub fn add(self, team: Team, a: Matrix<'_>, b: Matrix<'_>) {
+        self.product(team, a, b, 1.0, true);
     }
 
-    fn product(self, a: Matrix<'_>, b: Matrix<'_>, scale: f32, accumulate: bool) {
+    fn product(self, team: Team, a: Matrix<'_>, b: Matrix<'_>, scale: f32, accumulate: bool) {
         assert!(self.rows == a.rows && a.columns == b.rows && b.columns == self.columns, "shapes of a product differ");
         // Strides are at most the length of a slice, which fits an isize.
         let stride = |s: usize| s as isize;
         // SAFETY: `fits` held for all three, so each pointer plus any reachable offset stays inside its
-        // slice; the output is borrowed exclusively and so overlaps neither input.
+        // slice; the output's entries are borrowed exclusively and so are none of the inputs'.
         unsafe {
             gemm::gemm(
                 self.rows,
                 self.columns,
                 a.columns,
-                self.data.as_mut_ptr(),
+                self.data,
                 1,
                 stride(self.row_stride),
                 accumulate,
@@ -89,37 +126,10 @@ impl<'a> MatrixMut<'a> {
                 false,
                 false,
                 false,
-                gemm::Parallelism::None,
+                team.parallelism(),
             );
         }
     }
-}
-
-/// `out (R,N) = x (R,K) w^T`, w is (N,K): a linear layer without bias.
-pub fn linear(out: &mut [f32], x: &[f32], w: &[f32], rows: usize, n: usize, k: usize) {
-    MatrixMut::new(out, rows, n, n).set(Matrix::new(x, rows, k, k), Matrix::new(w, n, k, k).transposed(), 1.0);
-}
-
-/// `out (R,N) += x (R,K) w^T`, w is (N,K): a linear layer at the end of a residual branch.
-pub fn linear_add(out: &mut [f32], x: &[f32], w: &[f32], rows: usize, n: usize, k: usize) {
-    MatrixMut::new(out, rows, n, n).add(Matrix::new(x, rows, k, k), Matrix::new(w, n, k, k).transposed());
-}
-
-/// Backward of [`linear`]: `dw (N,K) += dy^T x` and `dx (R,K) = dy w`.
-#[allow(clippy::too_many_arguments)]
-pub fn linear_backward(
-    dx: &mut [f32],
-    dw: &mut [f32],
-    dy: &[f32],
-    x: &[f32],
-    w: &[f32],
-    rows: usize,
-    n: usize,
-    k: usize,
-) {
-    let dy = Matrix::new(dy, rows, n, n);
-    MatrixMut::new(dw, n, k, k).add(dy.transposed(), Matrix::new(x, rows, k, k));
-    MatrixMut::new(dx, rows, k, k).set(dy, Matrix::new(w, n, k, k), 1.0);
 }
 
 #[cfg(test)]
@@ -133,15 +143,30 @@ mod tests {
         let b = [1.0, 0.0, 2.0, 0.0, 1.0, 1.0];
         let mut out = [0.5; 6];
         let (a, b) = (Matrix::new(&a, 2, 3, 4), Matrix::new(&b, 2, 3, 3).transposed());
-        MatrixMut::new(&mut out, 2, 2, 3).set(a, b, 2.0);
+        MatrixMut::new(&mut out, 2, 2, 3).set(Team::Alone, a, b, 2.0);
         assert_eq!(out, [14.0, 10.0, 0.5, 32.0, 22.0, 0.5]);
-        MatrixMut::new(&mut out, 2, 2, 3).add(a, b);
+        MatrixMut::new(&mut out, 2, 2, 3).add(Team::Alone, a, b);
         assert_eq!(out, [21.0, 15.0, 0.5, 48.0, 33.0, 0.5]);
+    }
+
+    #[test]
+    fn parts_reach_their_own_entries_alone() {
+        let mut all = [1.0; 12];
+        let mut groups = MatrixMut::new(&mut all, 2, 4, 6).split(2);
+        groups[1].part(1, 1).clear();
+        groups[0].clear();
+        assert_eq!(all, [0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0]);
     }
 
     #[test]
     #[should_panic(expected = "does not fit")]
     fn a_matrix_larger_than_its_slice_is_refused() {
         Matrix::new(&[0.0; 5], 2, 3, 3);
+    }
+
+    #[test]
+    #[should_panic(expected = "rows 1..3 of 2")]
+    fn a_part_beyond_its_matrix_is_refused() {
+        MatrixMut::new(&mut [0.0; 6], 2, 3, 3).part(1, 2);
     }
 }

@@ -2,10 +2,13 @@
 //!
 //! Written so that the compiler vectorises them: contiguous rows, fixed numbers of accumulators, no
 //! branches inside loops. Every sum has one fixed order, so the same input gives the same bits on every
-//! call and in every thread.
+//! call and in every thread. Each takes the [`Team`](super::team::Team) that computes it.
 
 pub mod attention;
 pub mod cross_entropy;
+pub mod gelu;
+pub mod layer_norm;
+pub mod linear;
 pub mod math;
 pub mod matmul;
 pub mod rms_norm;

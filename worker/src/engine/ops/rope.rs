@@ -2,6 +2,7 @@
 //! entry i turns with entry i + D/2 by the angle t * theta^(-2i/D), t the position in the sequence.
 
 use super::math::simd;
+use crate::engine::team::Team;
 
 /// Cosines and sines for every position.
 pub struct Rope {
@@ -34,16 +35,23 @@ impl Rope {
 
     /// Turns the first `heads` heads of each row of `x (rows, width)` in place; row i has position
     /// i modulo the number of positions.
-    pub fn apply(&self, x: &mut [f32], width: usize, heads: usize, turn: Turn) {
+    pub fn apply(&self, team: Team, x: &mut [f32], width: usize, heads: usize, turn: Turn) {
         let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
-        rotate(x, &self.cos, &self.sin, self.half, width, heads, sign);
+        let part = team.part(x.len() / width);
+        let positions = self.cos.len() / self.half;
+        team.each(x.chunks_mut(part * width).enumerate().collect(), |(number, x)| {
+            let first = number * part % positions * self.half;
+            rotate(x, (&self.cos, &self.sin), first, self.half, width, heads, sign);
+        });
     }
 }
 
 simd! {
-    /// x (rows, width), cos and sin (T, half).
-    fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], half: usize, width: usize, heads: usize, sign: f32) {
-        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half)).cycle();
+    /// x (rows, width), cos and sin (T, half); the angles of the first row begin at `first`.
+    fn rotate(x: &mut [f32], tables: (&[f32], &[f32]), first: usize, half: usize, width: usize, heads: usize, sign: f32) {
+        let (cos, sin) = tables;
+        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+        let angles = angles.clone().skip(first / half).chain(angles.cycle());
         for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
             for head in row.chunks_exact_mut(2 * half).take(heads) {
                 let (a, b) = head.split_at_mut(half);
@@ -65,11 +73,11 @@ mod tests {
         let rope = Rope::new(4, 8, 10_000.0);
         let before: Vec<f32> = (0..4 * 24).map(|i| (i as f32).sin()).collect();
         let mut x = before.clone();
-        rope.apply(&mut x, 24, 2, Turn::Forward);
+        rope.apply(Team::Alone, &mut x, 24, 2, Turn::Forward);
         assert_eq!(x[..24], before[..24]);
         assert_eq!(x[24 + 16..48], before[24 + 16..48], "only the first two heads turn");
         assert!((x[24] - before[24]).abs() > 1e-3);
-        rope.apply(&mut x, 24, 2, Turn::Backward);
+        rope.apply(Team::Alone, &mut x, 24, 2, Turn::Backward);
         assert!(x.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 }

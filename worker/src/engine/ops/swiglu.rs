@@ -2,10 +2,23 @@
 //! du = dy silu(g), dg = dy u s (1 + g (1 - s)).
 
 use super::math::{sigmoid, simd};
+use crate::engine::team::Team;
+
+/// `out (R,F)` from `x (R,2F)`, whose rows are g and then u.
+pub fn forward(team: Team, out: &mut [f32], x: &[f32], width: usize) {
+    let part = team.part(out.len() / width) * width;
+    team.each(out.chunks_mut(part).zip(x.chunks(2 * part)).collect(), |(out, x)| forward_rows(out, x, width));
+}
+
+/// `dx (R,2F)` from `dy (R,F)` and the input of [`forward`].
+pub fn backward(team: Team, dx: &mut [f32], dy: &[f32], x: &[f32], width: usize) {
+    let part = team.part(dy.len() / width) * width;
+    let parts = dx.chunks_mut(2 * part).zip(dy.chunks(part)).zip(x.chunks(2 * part));
+    team.each(parts.collect(), |((dx, dy), x)| backward_rows(dx, dy, x, width));
+}
 
 simd! {
-    /// `out (R,F)` from `x (R,2F)`, whose rows are g and then u.
-    pub fn forward(out: &mut [f32], x: &[f32], width: usize) {
+    fn forward_rows(out: &mut [f32], x: &[f32], width: usize) {
         for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(2 * width)) {
             let (g, u) = x.split_at(width);
             for ((out, g), u) in out.iter_mut().zip(g).zip(u) {
@@ -16,8 +29,7 @@ simd! {
 }
 
 simd! {
-    /// `dx (R,2F)` from `dy (R,F)` and the input of [`forward`].
-    pub fn backward(dx: &mut [f32], dy: &[f32], x: &[f32], width: usize) {
+    fn backward_rows(dx: &mut [f32], dy: &[f32], x: &[f32], width: usize) {
         for ((dx, dy), x) in dx.chunks_exact_mut(2 * width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(2 * width)) {
             let ((dg, du), (g, u)) = (dx.split_at_mut(width), x.split_at(width));
             for ((((dg, du), dy), g), u) in dg.iter_mut().zip(du).zip(dy).zip(g).zip(u) {

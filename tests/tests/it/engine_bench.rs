@@ -1,0 +1,164 @@
+//! `make bench-engine`: training beside torch, eager and compiled: the same architecture, parameters, batches and recipe, in
+//! processes that take turns.
+
+use std::{
+    io::{BufRead, Write},
+    path::Path,
+    process::Command,
+    time::Instant,
+};
+
+use bistro_api::run::{Model, Training};
+use bistro_protocol::tensor_file;
+use bistro_tests::beside::{Beside, median};
+use bistro_worker::engine::{Engine, Optimizer, Session};
+use serde_json::{Value, json};
+
+/// Steps that are timed at once, and how often.
+const STEPS: usize = 4;
+const ROUNDS: usize = 5;
+/// Which of the cases a process computes.
+const CASE: &str = "BISTRO_BENCH_CASE";
+
+/// Name, preset, sequences of a batch, tokens of a sequence.
+const CASES: [(&str, &str, u32, u32); 4] =
+    [("tiny", "tiny", 8, 128), ("small", "small", 4, 256), ("medium", "medium", 4, 256), ("gpt2", "gpt2", 1, 256)];
+
+fn case(name: &str) -> (Model, Training, u32) {
+    let (_, preset, batch, length) = CASES.iter().find(|case| case.0 == name).expect("a case");
+    let model = serde_json::from_value(json!({ "preset": preset })).expect("a preset");
+    let training = json!({ "learningRate": "1e-3", "batchSequences": batch, "innerSteps": 1 });
+    (model, serde_json::from_value(training).expect("sound"), *length)
+}
+
+fn engine(name: &str, threads: usize) -> Engine {
+    let (model, _, length) = case(name);
+    Engine::new(&model, 256, length, threads).expect("sound")
+}
+
+/// The batch of a step: bytes with some structure, the same in every process.
+fn batch(name: &str, step: usize) -> Vec<Vec<u32>> {
+    let (_, training, length) = case(name);
+    let token =
+        |s: usize, t: usize| ((s * 31 + t * t * 7 + t / 3 + step * 13) as u32).wrapping_mul(2_654_435_761) >> 24;
+    (0..training.batch_sequences as usize).map(|s| (0..=length as usize).map(|t| token(s, t)).collect()).collect()
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Peak of the memory of this process, in MiB.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    peak.and_then(|peak| peak.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+/// The process that is measured: trains when it is told to, and says how long that took and what the losses were.
+#[test]
+#[ignore = "a part of make bench-engine"]
+fn bench_engine_child() {
+    let Ok(name) = std::env::var(CASE) else { return };
+    let mut engine = engine(&name, threads());
+    let (_, training, _) = case(&name);
+    let base = engine.initial(1).expect("drawn");
+    let mut session = Session::new(&mut engine, &base, &Optimizer::fresh(), &training, 0).expect("it fits");
+    drop(base);
+    let mut step = 0;
+    for line in std::io::stdin().lock().lines() {
+        let steps: usize = line.expect("a line").parse().expect("a number of steps");
+        let (mut losses, start) = (Vec::new(), Instant::now());
+        for _ in 0..steps {
+            losses.push(session.step(&batch(&name, step)).expect("finite").0);
+            step += 1;
+        }
+        let answer = json!({ "seconds": start.elapsed().as_secs_f64(), "losses": losses, "peak": peak() });
+        println!("{answer}");
+        std::io::stdout().flush().expect("somebody reads");
+    }
+}
+
+/// Starts this test program again, for one case.
+fn ours(name: &str) -> Beside {
+    let mut command = Command::new(std::env::current_exe().expect("this program"));
+    command
+        .args(["--exact", "engine_bench::bench_engine_child", "--ignored", "--nocapture", "--quiet"])
+        .env(CASE, name);
+    let mut ours = Beside::start(command).expect("this program starts");
+    // What the test harness says before a test.
+    assert!(ours.line().is_some() && ours.line().is_some());
+    ours
+}
+
+fn ask(program: &mut Beside, call: &str) -> Value {
+    let answer = program.ask(call);
+    serde_json::from_str(&answer).unwrap_or_else(|_| panic!("no answer: {answer:?}"))
+}
+
+/// Describes a case to torch: parameters, the architecture in the words of Hugging Face, batches and recipe.
+fn describe(name: &str, at: &Path) {
+    let (mut engine, (_, training, length)) = (engine(name, 1), case(name));
+    let base = engine.initial(1).expect("drawn");
+    std::fs::write(at.join("parameters.safetensors"), tensor_file::write(&[], &base)).expect("written");
+    let (_, gradient) = engine.gradient(&base, &batch(name, 0)).expect("finite");
+    std::fs::write(at.join("gradient.safetensors"), tensor_file::write(&[], &gradient)).expect("written");
+    let batches: Vec<_> = (0..STEPS * (ROUNDS + 1)).map(|step| batch(name, step)).collect();
+    let described = json!({
+        "config": engine.config().to_hugging_face(length as usize), "batches": batches,
+        "learningRate": 1e-3, "betas": training.betas, "weightDecay": training.weight_decay, "clip": training.gradient_clip,
+    });
+    std::fs::write(at.join("case.json"), described.to_string()).expect("written");
+}
+
+#[test]
+#[ignore = "a benchmark: make bench-engine"]
+fn bench_engine() {
+    let only = std::env::var("MODEL").ok().filter(|only| !only.is_empty());
+    for (name, _, sequences, length) in CASES.iter().filter(|case| only.as_deref().is_none_or(|only| only == case.0)) {
+        let at = tempfile::tempdir().expect("a folder");
+        describe(name, at.path());
+        let torch = |how: &str| {
+            let arguments = [at.path().to_string_lossy().into_owned(), threads().to_string(), how.to_owned()];
+            Beside::python("train.py", &arguments).map(|(torch, _)| torch)
+        };
+        let mut sides = vec![("ours", Some(ours(name))), ("eager", torch("eager")), ("compile", torch("compile"))];
+        let mut times = [const { Vec::new() }; 3];
+        let (mut losses, mut peaks) = ([const { Vec::<f64>::new() }; 3], [0; 3]);
+        for round in 0..=ROUNDS {
+            for (number, (_, side)) in sides.iter_mut().enumerate() {
+                let Some(side) = side else { continue };
+                let answer = ask(side, &STEPS.to_string());
+                // The first round fills caches and compiles.
+                if round > 0 {
+                    times[number].push(answer["seconds"].as_f64().expect("a number"));
+                }
+                losses[number].extend(answer["losses"].as_array().into_iter().flatten().filter_map(Value::as_f64));
+                peaks[number] = answer["peak"].as_u64().expect("a number");
+            }
+        }
+        let tokens = (STEPS as u32 * sequences * length) as f64;
+        let [ours, eager, compile] =
+            times.map(|times| if times.is_empty() { f64::NAN } else { tokens / median(times) });
+        let apart = losses[0].iter().zip(&losses[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        println!(
+            "BENCH engine.train model={name} ours={ours:.0} eager={eager:.0} compile={compile:.0} ratio={:.2} ratio_eager={:.2} rss_mib={} torch_rss_mib={} losses_apart={apart:.1e} last_loss={:.4} threads={}",
+            ours / eager.max(compile),
+            ours / eager,
+            peaks[0],
+            peaks[1],
+            losses[0].last().copied().unwrap_or(f64::NAN),
+            threads(),
+        );
+        drop(sides);
+        if let Some(mut torch) = torch("gradient") {
+            let found = ask(&mut torch, "compare");
+            println!(
+                "BENCH engine.grad model={name} one_minus_cos={:.1e} rel_l2={:.1e} worst={}",
+                found["oneMinusCos"].as_f64().expect("a number"),
+                found["relL2"].as_f64().expect("a number"),
+                found["worst"]
+            );
+        }
+    }
+}

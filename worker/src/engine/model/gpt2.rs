@@ -1,0 +1,305 @@
+//! A GPT-2-style decoder: forward, loss and exact gradient over flat buffers.
+//!
+//! Per block, with R = B T rows (B sequences of T tokens) and x (R,C) the residual stream, which begins as the sum of the
+//! embeddings of token and position:
+//! ```text
+//! q, k, v = norm(x) Wqkv + bqkv
+//! x = x + attention(q, k, v) Wo + bo
+//! x = x + gelu(norm(x) Wf + bf) Wp + bp
+//! ```
+//! and logits = norm(x) We^T with the embedding We. Names and shapes of the tensors are those of Hugging Face's
+//! `GPT2LMHeadModel`, whose matrices have one row for each input. Dropout is not applied.
+
+use bistro_protocol::init::Init;
+
+use super::{
+    Config, Plan,
+    head::{Head, embed, embed_backward, inputs, targets},
+};
+use crate::engine::{
+    layout::{Layout, Place},
+    ops::{
+        attention::{self, Saved, Shape},
+        gelu,
+        layer_norm::{self, Rows},
+        linear::{Linear, Order},
+        math::add,
+    },
+};
+
+/// Deviation of the first entries of matrices and embeddings.
+const DEVIATION: f32 = 0.02;
+
+/// The architecture and where its parameters lie.
+pub struct Gpt2 {
+    plan: Plan,
+    shape: Shape,
+    /// C
+    width: usize,
+    epsilon: f32,
+    /// (V,C)
+    embedding: Place,
+    /// (positions, C)
+    positions: Place,
+    blocks: Vec<Block>,
+    norm: Norm,
+    head: Head,
+}
+
+/// (C) each
+struct Norm {
+    weight: Place,
+    bias: Place,
+}
+
+struct Block {
+    norm1: Norm,
+    /// (C,3C): q, k and v side by side
+    qkv: Linear,
+    /// (C,C)
+    o: Linear,
+    norm2: Norm,
+    /// (C,F)
+    up: Linear,
+    /// (F,C)
+    down: Linear,
+}
+
+/// Buffers of one forward and backward pass.
+#[derive(Default)]
+pub struct Workspace {
+    /// One per block, or one for all where they are computed again.
+    blocks: Vec<Activations>,
+    /// (R,C) input of each block
+    inputs: Vec<Vec<f32>>,
+    /// (R,C) residual stream, at the end the input of the last norm
+    x: Vec<f32>,
+    rows: Rows,
+    /// (R,C) output of the last norm
+    h: Vec<f32>,
+    logits: Vec<f32>,
+    /// (R,C) gradient of the residual stream
+    dx: Vec<f32>,
+    /// (R,C) gradient of a norm's output
+    dh: Vec<f32>,
+    /// (R,3C)
+    dqkv: Vec<f32>,
+    /// (R,C)
+    dattention: Vec<f32>,
+    /// (R,F)
+    dhidden: Vec<f32>,
+}
+
+/// What a block's backward pass needs of its forward pass beside its input.
+#[derive(Default)]
+struct Activations {
+    rows1: Rows,
+    /// (R,C)
+    h1: Vec<f32>,
+    /// (R,3C)
+    qkv: Vec<f32>,
+    /// (R,C)
+    attention: Vec<f32>,
+    /// (B,H,T)
+    lse: Vec<f32>,
+    /// (R,C) between attention and feed-forward
+    middle: Vec<f32>,
+    rows2: Rows,
+    /// (R,C)
+    h2: Vec<f32>,
+    /// (R,F) before the activation
+    up: Vec<f32>,
+    /// (R,F) after it
+    hidden: Vec<f32>,
+}
+
+impl Gpt2 {
+    /// Appends its parameters to `layout`.
+    pub fn new(config: &Config, plan: Plan, layout: &mut Layout) -> Self {
+        let Config { vocabulary: v, width: c, intermediate: f, heads, head, layers, .. } = *config;
+        let normal = || Init::Normal(DEVIATION);
+        // The ends of residual branches are smaller, so that their sum does not grow with the depth.
+        let end = Init::Normal(DEVIATION / ((2 * layers) as f32).sqrt());
+        let embedding = layout.push("transformer.wte.weight".into(), &[v, c], normal());
+        let positions = layout.push("transformer.wpe.weight".into(), &[config.longest, c], normal());
+        let norm = |layout: &mut Layout, name: &str| Norm {
+            weight: layout.push(format!("transformer.{name}.weight"), &[c], Init::Constant(1.0)),
+            bias: layout.push(format!("transformer.{name}.bias"), &[c], Init::Constant(0.0)),
+        };
+        let linear = |layout: &mut Layout, name: &str, inputs: usize, outputs: usize, init: Init| Linear {
+            weight: layout.push(format!("transformer.{name}.weight"), &[inputs, outputs], init),
+            bias: Some(layout.push(format!("transformer.{name}.bias"), &[outputs], Init::Constant(0.0))),
+            outputs,
+            inputs,
+            order: Order::InputsFirst,
+        };
+        let block = |i: usize| Block {
+            norm1: norm(layout, &format!("h.{i}.ln_1")),
+            qkv: linear(layout, &format!("h.{i}.attn.c_attn"), c, 3 * c, normal()),
+            o: linear(layout, &format!("h.{i}.attn.c_proj"), c, c, end),
+            norm2: norm(layout, &format!("h.{i}.ln_2")),
+            up: linear(layout, &format!("h.{i}.mlp.c_fc"), c, f, normal()),
+            down: linear(layout, &format!("h.{i}.mlp.c_proj"), f, c, end),
+        };
+        let blocks = (0..layers).map(block).collect();
+        let norm = norm(layout, "ln_f");
+        let weight = match config.tied {
+            true => embedding.clone(),
+            false => layout.push("lm_head.weight".into(), &[v, c], normal()),
+        };
+        let linear = Linear { weight, bias: None, outputs: v, inputs: c, order: Order::OutputsFirst };
+        Self {
+            plan,
+            shape: Shape { positions: plan.positions, queries: heads, keys: heads, head },
+            width: c,
+            epsilon: config.epsilon,
+            embedding,
+            positions,
+            blocks,
+            norm,
+            head: Head { linear },
+        }
+    }
+
+    /// As [`super::Model::loss`].
+    pub fn loss(&self, parameters: &[f32], sequences: &[Vec<u32>], w: &mut Workspace) -> f64 {
+        self.forward(parameters, sequences, false, w);
+        self.head.loss(self.plan.team, parameters, &w.h, &targets(sequences), &mut w.logits)
+    }
+
+    /// As [`super::Model::logits`].
+    pub fn logits(&self, parameters: &[f32], sequence: &[Vec<u32>; 1], n: usize, w: &mut Workspace) -> Vec<f32> {
+        self.forward(parameters, sequence, false, w);
+        let mut logits = vec![0.0; n * self.head.linear.outputs];
+        self.head.linear.forward(self.plan.team, parameters, &mut logits, &w.h);
+        logits
+    }
+
+    /// As [`super::Model::gradient`].
+    pub fn gradient(
+        &self,
+        parameters: &[f32],
+        sequences: &[Vec<u32>],
+        scale: f32,
+        gradient: &mut [f32],
+        w: &mut Workspace,
+    ) -> f64 {
+        let team = self.plan.team;
+        self.forward(parameters, sequences, true, w);
+        self.reserve_backward(w);
+        let Workspace { h, dh, dx, x, rows, logits, .. } = w;
+        let loss = self.head.gradient(team, parameters, gradient, dh, h, &targets(sequences), scale, logits);
+        dx.fill(0.0);
+        self.norm_backward(&self.norm, parameters, gradient, dx, (dh, x, rows));
+        for (i, block) in self.blocks.iter().enumerate().rev() {
+            if self.plan.recompute {
+                w.x.copy_from_slice(&w.inputs[i]);
+                self.block_forward(parameters, block, &mut w.blocks[0], &mut w.x);
+            }
+            self.block_backward(parameters, gradient, block, i, w);
+        }
+        let positions = self.plan.positions * self.width;
+        for dx in w.dx.chunks_exact(positions) {
+            add(&mut self.positions.of_mut(gradient)[..positions], dx);
+        }
+        embed_backward(self.embedding.of_mut(gradient), &w.dx, inputs(sequences), self.width);
+        loss
+    }
+
+    /// Fills the workspace up to the output of the last norm; what backward passes need is `kept`.
+    fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, w: &mut Workspace) {
+        let slots = if kept && !self.plan.recompute { self.blocks.len() } else { 1 };
+        self.reserve(sequences.len(), slots, if kept { self.blocks.len() } else { 0 }, w);
+        embed(&mut w.x, self.embedding.of(parameters), inputs(sequences), self.width);
+        let positions = self.plan.positions * self.width;
+        for x in w.x.chunks_exact_mut(positions) {
+            add(x, &self.positions.of(parameters)[..positions]);
+        }
+        for (i, block) in self.blocks.iter().enumerate() {
+            if kept {
+                w.inputs[i].copy_from_slice(&w.x);
+            }
+            self.block_forward(parameters, block, &mut w.blocks[i.min(slots - 1)], &mut w.x);
+        }
+        self.norm_forward(&self.norm, parameters, &mut w.h, &mut w.rows, &w.x);
+    }
+
+    /// Moves the residual stream `x (R,C)` through a block.
+    fn block_forward(&self, parameters: &[f32], block: &Block, a: &mut Activations, x: &mut [f32]) {
+        let team = self.plan.team;
+        self.norm_forward(&block.norm1, parameters, &mut a.h1, &mut a.rows1, x);
+        block.qkv.forward(team, parameters, &mut a.qkv, &a.h1);
+        attention::forward(team, &mut a.attention, &mut a.lse, &a.qkv, self.shape);
+        block.o.forward_add(team, parameters, x, &a.attention);
+
+        a.middle.copy_from_slice(x);
+        self.norm_forward(&block.norm2, parameters, &mut a.h2, &mut a.rows2, x);
+        block.up.forward(team, parameters, &mut a.up, &a.h2);
+        gelu::forward(team, &mut a.hidden, &a.up);
+        block.down.forward_add(team, parameters, x, &a.hidden);
+    }
+
+    fn block_backward(&self, parameters: &[f32], gradient: &mut [f32], block: &Block, index: usize, w: &mut Workspace) {
+        let team = self.plan.team;
+        let Workspace { blocks, inputs, dx, dh, dqkv, dattention, dhidden, .. } = w;
+        let (a, x) = (&blocks[index.min(blocks.len() - 1)], &inputs[index]);
+
+        block.down.backward(team, parameters, gradient, dhidden, dx, &a.hidden);
+        gelu::backward(team, dhidden, &a.up);
+        block.up.backward(team, parameters, gradient, dh, dhidden, &a.h2);
+        self.norm_backward(&block.norm2, parameters, gradient, dx, (dh, &a.middle, &a.rows2));
+
+        block.o.backward(team, parameters, gradient, dattention, dx, &a.attention);
+        let saved = Saved { qkv: &a.qkv, out: &a.attention, lse: &a.lse, dout: dattention };
+        attention::backward(team, dqkv, &saved, self.shape);
+        block.qkv.backward(team, parameters, gradient, dh, dqkv, &a.h1);
+        self.norm_backward(&block.norm1, parameters, gradient, dx, (dh, x, &a.rows1));
+    }
+
+    fn norm_forward(&self, norm: &Norm, parameters: &[f32], out: &mut [f32], rows: &mut Rows, x: &[f32]) {
+        let (weight, bias) = (norm.weight.of(parameters), norm.bias.of(parameters));
+        layer_norm::forward(self.plan.team, out, rows, x, weight, bias, self.epsilon);
+    }
+
+    /// `dx +=`, from the gradient of the output, the input, and what the forward pass left.
+    fn norm_backward(
+        &self,
+        norm: &Norm,
+        parameters: &[f32],
+        gradient: &mut [f32],
+        dx: &mut [f32],
+        (dy, x, rows): (&[f32], &[f32], &Rows),
+    ) {
+        // Weight and bias are neighbours in the layout.
+        let (dweight, dbias) = norm.weight.to(&norm.bias).of_mut(gradient).split_at_mut(self.width);
+        layer_norm::backward(self.plan.team, dx, dweight, dbias, dy, x, rows, norm.weight.of(parameters));
+    }
+
+    /// Gives the buffers of a forward pass the length for this number of sequences.
+    fn reserve(&self, sequences: usize, slots: usize, kept: usize, w: &mut Workspace) {
+        let (c, rows) = (self.width, sequences * self.plan.positions);
+        let f = self.blocks.first().map_or(0, |block| block.up.outputs);
+        let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
+        w.blocks.resize_with(slots, Activations::default);
+        w.inputs.resize_with(kept, Vec::new);
+        for a in &mut w.blocks {
+            [&mut a.h1, &mut a.middle, &mut a.h2, &mut a.attention].into_iter().for_each(|buffer| size(buffer, c));
+            [&mut a.rows1, &mut a.rows2].into_iter().for_each(|stats| stats.resize(rows));
+            size(&mut a.qkv, 3 * c);
+            size(&mut a.lse, self.shape.queries);
+            [&mut a.up, &mut a.hidden].into_iter().for_each(|buffer| size(buffer, f));
+        }
+        w.inputs.iter_mut().chain([&mut w.x, &mut w.h]).for_each(|buffer| size(buffer, c));
+        w.rows.resize(rows);
+    }
+
+    /// As [`Gpt2::reserve`], for the backward pass that follows.
+    fn reserve_backward(&self, w: &mut Workspace) {
+        let (c, rows) = (self.width, w.rows.mean.len());
+        let f = self.blocks.first().map_or(0, |block| block.up.outputs);
+        let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
+        [&mut w.dx, &mut w.dh, &mut w.dattention].into_iter().for_each(|buffer| size(buffer, c));
+        size(&mut w.dqkv, 3 * c);
+        size(&mut w.dhidden, f);
+    }
+}
