@@ -92,7 +92,7 @@ fn wrong_fields() {
     );
     assert_eq!(
         complaint(&[with(subnet(), "/spec/run/model/preset", json!("tinny"))]),
-        "net.yaml: Subnet alps: spec.run.model.preset: \"tinny\" is not one of test, tiny: did you mean tiny?"
+        "net.yaml: Subnet alps: spec.run.model.preset: \"tinny\" is not one of test, tiny, small, medium, gpt2, llama-1b: did you mean tiny?"
     );
     assert_eq!(
         complaint(&[with(subnet(), "/spec/netuid", Value::Null)]),

@@ -7,6 +7,7 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{LazyLock, Mutex, PoisonError, mpsc},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -85,6 +86,15 @@ impl Daemon {
         }
     }
 
+    /// Stops it and waits until every thread stands: on a busy machine one may go on for a while after the signal.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+        let began = Instant::now();
+        while self.id().is_some_and(|id| !stands(id)) && began.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Ends it and waits until it is gone.
     pub fn end(&self) {
         if let Some(mut child) = self.child().take() {
@@ -115,4 +125,15 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Whether no thread of a process runs; also where there is none.
+fn stands(id: Pid) -> bool {
+    let Ok(threads) = std::fs::read_dir(format!("/proc/{id}/task")) else { return true };
+    // The state is the letter behind the name, which may hold anything but ends with the last bracket.
+    let state = |stat: &str| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    threads.flatten().all(|thread| {
+        let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        matches!(state(&stat), Some('T' | 'Z' | 'X') | None)
+    })
 }

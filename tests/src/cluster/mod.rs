@@ -127,7 +127,7 @@ impl Cluster {
 
     /// Stops the API server in the middle of what it does; connections stay open and get no answer.
     pub fn pause_api_server(&self) {
-        self.api_server.signal(Signal::SIGSTOP);
+        self.api_server.pause();
     }
 
     /// Lets it go on.
