@@ -5,6 +5,7 @@ use bistro_protocol::{
     check::Verdict,
     draw::draw,
     hotkey::Hotkey,
+    kernels::{self, Products},
     mechanism::{cosine::RECOMPUTED, of},
     score::{Book, Outcome, Rates},
     seed,
@@ -123,10 +124,8 @@ pub fn audit_cosine(arena: &mut Arena<'_>, played: &Played, uid: u16) -> f64 {
 
 /// Of two sets with the same names and shapes; 0 if one is zero.
 pub fn cosine(a: &Tensors, b: &Tensors) -> f64 {
-    let entries = |t: &Tensors| -> Vec<f64> { t.iter().flat_map(|t| &t.data).map(|x| f64::from(*x)).collect() };
-    let dot: f64 = entries(a).iter().zip(entries(b)).map(|(x, y)| x * y).sum();
-    let norms = a.norm() * b.norm();
-    if norms > 0.0 { dot / norms } else { 0.0 }
+    let of = a.iter().zip(b).map(|(a, b)| kernels::dot_and_norms(&a.data, &b.data, 1));
+    of.fold(Products::default(), Products::plus).cosine()
 }
 
 /// The figures of one uid against those of the honest, who have the uids below `miners`.

@@ -14,7 +14,7 @@ use bistro_protocol::init::Init;
 
 use super::{
     Config, Plan,
-    head::{Head, embed, embed_backward, inputs, targets},
+    head::{Head, embed, embed_backward, inputs},
 };
 use crate::engine::{
     layout::{Layout, Place},
@@ -43,7 +43,6 @@ pub struct Gpt2 {
     positions: Place,
     blocks: Vec<Block>,
     norm: Norm,
-    head: Head,
 }
 
 /// (C) each
@@ -75,13 +74,8 @@ pub struct Workspace {
     /// (R,C) residual stream, at the end the input of the last norm
     x: Vec<f32>,
     rows: Rows,
-    /// (R,C) output of the last norm
-    h: Vec<f32>,
-    logits: Vec<f32>,
     /// (R,C) gradient of the residual stream
     dx: Vec<f32>,
-    /// (R,C) gradient of a norm's output
-    dh: Vec<f32>,
     /// (R,3C)
     dqkv: Vec<f32>,
     /// (R,C)
@@ -114,8 +108,8 @@ struct Activations {
 }
 
 impl Gpt2 {
-    /// Appends its parameters to `layout`.
-    pub fn new(config: &Config, plan: Plan, layout: &mut Layout) -> Self {
+    /// Appends its parameters to `layout`; gives the layer of its logits besides.
+    pub fn new(config: &Config, plan: Plan, layout: &mut Layout) -> (Self, Head) {
         let Config { vocabulary: v, width: c, intermediate: f, heads, head, layers, .. } = *config;
         let normal = || Init::Normal(DEVIATION);
         // The ends of residual branches are smaller, so that their sum does not grow with the depth.
@@ -148,7 +142,7 @@ impl Gpt2 {
             false => layout.push("lm_head.weight".into(), &[v, c], normal()),
         };
         let linear = Linear { weight, bias: None, outputs: v, inputs: c, order: Order::OutputsFirst };
-        Self {
+        let model = Self {
             plan,
             shape: Shape { positions: plan.positions, queries: heads, keys: heads, head },
             width: c,
@@ -157,38 +151,21 @@ impl Gpt2 {
             positions,
             blocks,
             norm,
-            head: Head { linear },
-        }
+        };
+        (model, Head { linear })
     }
 
-    /// As [`super::Model::loss`].
-    pub fn loss(&self, parameters: &[f32], sequences: &[Vec<u32>], w: &mut Workspace) -> f64 {
-        self.forward(parameters, sequences, false, w);
-        self.head.loss(self.plan.team, parameters, &w.h, &targets(sequences), &mut w.logits)
-    }
-
-    /// As [`super::Model::logits`].
-    pub fn logits(&self, parameters: &[f32], sequence: &[Vec<u32>; 1], n: usize, w: &mut Workspace) -> Vec<f32> {
-        self.forward(parameters, sequence, false, w);
-        let mut logits = vec![0.0; n * self.head.linear.outputs];
-        self.head.linear.forward(self.plan.team, parameters, &mut logits, &w.h);
-        logits
-    }
-
-    /// As [`super::Model::gradient`].
-    pub fn gradient(
+    /// Adds what the parameters get from the gradient `dh (R,C)` of the last norm's output to `gradient`; `dh` is scratch after it.
+    pub fn backward(
         &self,
         parameters: &[f32],
-        sequences: &[Vec<u32>],
-        scale: f32,
         gradient: &mut [f32],
+        sequences: &[Vec<u32>],
+        dh: &mut [f32],
         w: &mut Workspace,
-    ) -> f64 {
-        let team = self.plan.team;
-        self.forward(parameters, sequences, true, w);
+    ) {
         self.reserve_backward(w);
-        let Workspace { h, dh, dx, x, rows, logits, .. } = w;
-        let loss = self.head.gradient(team, parameters, gradient, dh, h, &targets(sequences), scale, logits);
+        let Workspace { dx, x, rows, .. } = w;
         dx.fill(0.0);
         self.norm_backward(&self.norm, parameters, gradient, dx, (dh, x, rows));
         for (i, block) in self.blocks.iter().enumerate().rev() {
@@ -196,20 +173,20 @@ impl Gpt2 {
                 w.x.copy_from_slice(&w.inputs[i]);
                 self.block_forward(parameters, block, &mut w.blocks[0], &mut w.x);
             }
-            self.block_backward(parameters, gradient, block, i, w);
+            self.block_backward(parameters, gradient, block, i, dh, w);
         }
         let positions = self.plan.positions * self.width;
         for dx in w.dx.chunks_exact(positions) {
             add(&mut self.positions.of_mut(gradient)[..positions], dx);
         }
         embed_backward(self.embedding.of_mut(gradient), &w.dx, inputs(sequences), self.width);
-        loss
     }
 
-    /// Fills the workspace up to the output of the last norm; what backward passes need is `kept`.
-    fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, w: &mut Workspace) {
+    /// Fills the workspace, and `h (R,C)` with the output of the last norm; what backward passes need is `kept`.
+    pub fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, h: &mut Vec<f32>, w: &mut Workspace) {
         let slots = if kept && !self.plan.recompute { self.blocks.len() } else { 1 };
         self.reserve(sequences.len(), slots, if kept { self.blocks.len() } else { 0 }, w);
+        h.resize(w.x.len(), 0.0);
         embed(&mut w.x, self.embedding.of(parameters), inputs(sequences), self.width);
         let positions = self.plan.positions * self.width;
         for x in w.x.chunks_exact_mut(positions) {
@@ -221,7 +198,7 @@ impl Gpt2 {
             }
             self.block_forward(parameters, block, &mut w.blocks[i.min(slots - 1)], &mut w.x);
         }
-        self.norm_forward(&self.norm, parameters, &mut w.h, &mut w.rows, &w.x);
+        self.norm_forward(&self.norm, parameters, h, &mut w.rows, &w.x);
     }
 
     /// Moves the residual stream `x (R,C)` through a block.
@@ -239,9 +216,17 @@ impl Gpt2 {
         block.down.forward_add(team, parameters, x, &a.hidden);
     }
 
-    fn block_backward(&self, parameters: &[f32], gradient: &mut [f32], block: &Block, index: usize, w: &mut Workspace) {
+    fn block_backward(
+        &self,
+        parameters: &[f32],
+        gradient: &mut [f32],
+        block: &Block,
+        index: usize,
+        dh: &mut [f32],
+        w: &mut Workspace,
+    ) {
         let team = self.plan.team;
-        let Workspace { blocks, inputs, dx, dh, dqkv, dattention, dhidden, .. } = w;
+        let Workspace { blocks, inputs, dx, dqkv, dattention, dhidden, .. } = w;
         let (a, x) = (&blocks[index.min(blocks.len() - 1)], &inputs[index]);
 
         block.down.backward(team, parameters, gradient, dhidden, dx, &a.hidden);
@@ -289,7 +274,7 @@ impl Gpt2 {
             size(&mut a.lse, self.shape.queries);
             [&mut a.up, &mut a.hidden].into_iter().for_each(|buffer| size(buffer, f));
         }
-        w.inputs.iter_mut().chain([&mut w.x, &mut w.h]).for_each(|buffer| size(buffer, c));
+        w.inputs.iter_mut().chain([&mut w.x]).for_each(|buffer| size(buffer, c));
         w.rows.resize(rows);
     }
 
@@ -298,7 +283,7 @@ impl Gpt2 {
         let (c, rows) = (self.width, w.rows.mean.len());
         let f = self.blocks.first().map_or(0, |block| block.up.outputs);
         let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
-        [&mut w.dx, &mut w.dh, &mut w.dattention].into_iter().for_each(|buffer| size(buffer, c));
+        [&mut w.dx, &mut w.dattention].into_iter().for_each(|buffer| size(buffer, c));
         size(&mut w.dqkv, 3 * c);
         size(&mut w.dhidden, f);
     }

@@ -13,7 +13,7 @@ use bistro_protocol::init::Init;
 
 use super::{
     Config, Plan,
-    head::{Head, embed, embed_backward, inputs, targets},
+    head::{Head, embed, embed_backward, inputs},
 };
 use crate::engine::{
     layout::{Layout, Place},
@@ -46,7 +46,6 @@ pub struct Llama {
     blocks: Vec<Block>,
     /// (C)
     norm: Place,
-    head: Head,
 }
 
 struct Block {
@@ -75,13 +74,8 @@ pub struct Workspace {
     x: Vec<f32>,
     /// (R)
     inverse: Vec<f32>,
-    /// (R,C) output of the last norm
-    h: Vec<f32>,
-    logits: Vec<f32>,
     /// (R,C) gradient of the residual stream
     dx: Vec<f32>,
-    /// (R,C) gradient of a norm's output
-    dh: Vec<f32>,
     /// (R, (Hq + 2 Hk) D)
     dqkv: Vec<f32>,
     /// (R, Hq D)
@@ -118,8 +112,8 @@ struct Activations {
 }
 
 impl Llama {
-    /// Appends its parameters to `layout`.
-    pub fn new(config: &Config, plan: Plan, layout: &mut Layout) -> Self {
+    /// Appends its parameters to `layout`; gives the layer of its logits besides.
+    pub fn new(config: &Config, plan: Plan, layout: &mut Layout) -> (Self, Head) {
         let Config { vocabulary: v, width: c, intermediate: f, heads, key_heads, head, .. } = *config;
         let (q, kv) = (heads * head, key_heads * head);
         let linear = |weight: Place, outputs: usize, inputs: usize| Linear {
@@ -155,7 +149,7 @@ impl Llama {
             true => embedding.clone(),
             false => layout.push("lm_head.weight".into(), &[v, c], normal(c)),
         };
-        Self {
+        let model = Self {
             plan,
             shape: Shape { positions: plan.positions, queries: heads, keys: key_heads, head },
             rope: Rope::new(plan.positions, head, config.theta),
@@ -165,38 +159,22 @@ impl Llama {
             embedding,
             blocks,
             norm,
-            head: Head { linear: linear(head_place, v, c) },
-        }
+        };
+        (model, Head { linear: linear(head_place, v, c) })
     }
 
-    /// As [`super::Model::loss`].
-    pub fn loss(&self, parameters: &[f32], sequences: &[Vec<u32>], w: &mut Workspace) -> f64 {
-        self.forward(parameters, sequences, false, w);
-        self.head.loss(self.plan.team, parameters, &w.h, &targets(sequences), &mut w.logits)
-    }
-
-    /// As [`super::Model::logits`].
-    pub fn logits(&self, parameters: &[f32], sequence: &[Vec<u32>; 1], n: usize, w: &mut Workspace) -> Vec<f32> {
-        self.forward(parameters, sequence, false, w);
-        let mut logits = vec![0.0; n * self.head.linear.outputs];
-        self.head.linear.forward(self.plan.team, parameters, &mut logits, &w.h);
-        logits
-    }
-
-    /// As [`super::Model::gradient`].
-    pub fn gradient(
+    /// Adds what the parameters get from the gradient `dh (R,C)` of the last norm's output to `gradient`; `dh` is scratch after it.
+    pub fn backward(
         &self,
         parameters: &[f32],
-        sequences: &[Vec<u32>],
-        scale: f32,
         gradient: &mut [f32],
+        sequences: &[Vec<u32>],
+        dh: &mut [f32],
         w: &mut Workspace,
-    ) -> f64 {
+    ) {
         let team = self.plan.team;
-        self.forward(parameters, sequences, true, w);
         self.reserve_backward(w);
-        let Workspace { h, dh, dx, x, inverse, logits, .. } = w;
-        let loss = self.head.gradient(team, parameters, gradient, dh, h, &targets(sequences), scale, logits);
+        let Workspace { dx, x, inverse, .. } = w;
         dx.fill(0.0);
         rms_norm::backward(team, dx, self.norm.of_mut(gradient), dh, x, inverse, self.norm.of(parameters));
         for (i, block) in self.blocks.iter().enumerate().rev() {
@@ -204,16 +182,16 @@ impl Llama {
                 w.x.copy_from_slice(&w.inputs[i]);
                 self.block_forward(parameters, block, &mut w.blocks[0], &mut w.x);
             }
-            self.block_backward(parameters, gradient, block, i, w);
+            self.block_backward(parameters, gradient, block, i, dh, w);
         }
         embed_backward(self.embedding.of_mut(gradient), &w.dx, inputs(sequences), self.width);
-        loss
     }
 
-    /// Fills the workspace up to the output of the last norm; what backward passes need is `kept`.
-    fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, w: &mut Workspace) {
+    /// Fills the workspace, and `h (R,C)` with the output of the last norm; what backward passes need is `kept`.
+    pub fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, h: &mut Vec<f32>, w: &mut Workspace) {
         let slots = if kept && !self.plan.recompute { self.blocks.len() } else { 1 };
         self.reserve(sequences.len(), slots, if kept { self.blocks.len() } else { 0 }, w);
+        h.resize(w.x.len(), 0.0);
         embed(&mut w.x, self.embedding.of(parameters), inputs(sequences), self.width);
         for (i, block) in self.blocks.iter().enumerate() {
             if kept {
@@ -222,7 +200,7 @@ impl Llama {
             self.block_forward(parameters, block, &mut w.blocks[i.min(slots - 1)], &mut w.x);
         }
         let norm = self.norm.of(parameters);
-        rms_norm::forward(self.plan.team, &mut w.h, &mut w.inverse, &w.x, norm, self.epsilon);
+        rms_norm::forward(self.plan.team, h, &mut w.inverse, &w.x, norm, self.epsilon);
     }
 
     /// Moves the residual stream `x (R,C)` through a block.
@@ -242,9 +220,17 @@ impl Llama {
         block.down.forward_add(team, parameters, x, &a.hidden);
     }
 
-    fn block_backward(&self, parameters: &[f32], gradient: &mut [f32], block: &Block, index: usize, w: &mut Workspace) {
+    fn block_backward(
+        &self,
+        parameters: &[f32],
+        gradient: &mut [f32],
+        block: &Block,
+        index: usize,
+        dh: &mut [f32],
+        w: &mut Workspace,
+    ) {
         let team = self.plan.team;
-        let Workspace { blocks, inputs, dx, dh, dqkv, dattention, dgate_up, dhidden, .. } = w;
+        let Workspace { blocks, inputs, dx, dqkv, dattention, dgate_up, dhidden, .. } = w;
         let (a, x) = (&blocks[index.min(blocks.len() - 1)], &inputs[index]);
 
         block.down.backward(team, parameters, gradient, dhidden, dx, &a.hidden);
@@ -277,7 +263,7 @@ impl Llama {
             size(&mut a.gate_up, 2 * f);
             size(&mut a.hidden, f);
         }
-        w.inputs.iter_mut().chain([&mut w.x, &mut w.h]).for_each(|buffer| size(buffer, c));
+        w.inputs.iter_mut().chain([&mut w.x]).for_each(|buffer| size(buffer, c));
         size(&mut w.inverse, 1);
     }
 
@@ -285,7 +271,7 @@ impl Llama {
     fn reserve_backward(&self, w: &mut Workspace) {
         let (c, f, rows) = (self.width, self.intermediate, w.inverse.len());
         let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
-        [&mut w.dx, &mut w.dh].into_iter().for_each(|buffer| size(buffer, c));
+        size(&mut w.dx, c);
         size(&mut w.dqkv, self.shape.qkv_width());
         size(&mut w.dattention, self.shape.out_width());
         size(&mut w.dgate_up, 2 * f);

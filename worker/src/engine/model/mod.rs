@@ -8,7 +8,11 @@ mod llama;
 pub mod reference;
 
 pub use self::config::{Config, ConfigError, Family};
-use self::{gpt2::Gpt2, llama::Llama};
+use self::{
+    gpt2::Gpt2,
+    head::{Head, targets},
+    llama::Llama,
+};
 use super::{layout::Layout, team::Team};
 
 /// How a model computes; nothing of it shows in any bit but `team`.
@@ -26,7 +30,9 @@ pub struct Plan {
 pub struct Model {
     config: Config,
     layout: Layout,
+    team: Team,
     kind: Kind,
+    head: Head,
 }
 
 enum Kind {
@@ -37,6 +43,11 @@ enum Kind {
 /// Buffers of one forward and backward pass, kept between passes.
 #[derive(Default)]
 pub struct Workspace {
+    /// (R,C) output of the last norm
+    h: Vec<f32>,
+    /// (R,C) gradient of a norm's output
+    dh: Vec<f32>,
+    logits: Vec<f32>,
     llama: llama::Workspace,
     gpt2: gpt2::Workspace,
 }
@@ -45,11 +56,17 @@ impl Model {
     /// Lays out the parameters.
     pub fn new(config: Config, plan: Plan) -> Self {
         let mut layout = Layout::default();
-        let kind = match config.family {
-            Family::Llama => Kind::Llama(Llama::new(&config, plan, &mut layout)),
-            Family::Gpt2 => Kind::Gpt2(Gpt2::new(&config, plan, &mut layout)),
+        let (kind, head) = match config.family {
+            Family::Llama => {
+                let (model, head) = Llama::new(&config, plan, &mut layout);
+                (Kind::Llama(model), head)
+            }
+            Family::Gpt2 => {
+                let (model, head) = Gpt2::new(&config, plan, &mut layout);
+                (Kind::Gpt2(model), head)
+            }
         };
-        Self { config, layout, kind }
+        Self { config, layout, team: plan.team, kind, head }
     }
 
     /// Where each tensor lies.
@@ -64,10 +81,8 @@ impl Model {
 
     /// Sum of the losses of all tokens of `sequences`, in nats. Each has T + 1 tokens, all below V.
     pub fn loss(&self, parameters: &[f32], sequences: &[Vec<u32>], w: &mut Workspace) -> f64 {
-        match &self.kind {
-            Kind::Llama(model) => model.loss(parameters, sequences, &mut w.llama),
-            Kind::Gpt2(model) => model.loss(parameters, sequences, &mut w.gpt2),
-        }
+        self.forward(parameters, sequences, false, w);
+        self.head.loss(self.team, parameters, &w.h, &targets(sequences), &mut w.logits)
     }
 
     /// As [`Model::loss`]; adds `scale` times the gradient of that sum to `gradient`.
@@ -79,17 +94,30 @@ impl Model {
         gradient: &mut [f32],
         w: &mut Workspace,
     ) -> f64 {
+        self.forward(parameters, sequences, true, w);
+        let Workspace { h, dh, logits, llama, gpt2 } = w;
+        dh.resize(h.len(), 0.0);
+        let loss = self.head.gradient(self.team, parameters, gradient, dh, h, &targets(sequences), scale, logits);
         match &self.kind {
-            Kind::Llama(model) => model.gradient(parameters, sequences, scale, gradient, &mut w.llama),
-            Kind::Gpt2(model) => model.gradient(parameters, sequences, scale, gradient, &mut w.gpt2),
+            Kind::Llama(model) => model.backward(parameters, gradient, sequences, dh, llama),
+            Kind::Gpt2(model) => model.backward(parameters, gradient, sequences, dh, gpt2),
         }
+        loss
     }
 
     /// Logits (n,V) after each of the first n tokens of a sequence of T + 1.
     pub fn logits(&self, parameters: &[f32], sequence: &[Vec<u32>; 1], n: usize, w: &mut Workspace) -> Vec<f32> {
+        self.forward(parameters, sequence, false, w);
+        let mut logits = vec![0.0; n * self.config.vocabulary];
+        self.head.linear.forward(self.team, parameters, &mut logits, &w.h);
+        logits
+    }
+
+    /// Fills the workspace up to the output of the last norm; what backward passes need is `kept`.
+    fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, w: &mut Workspace) {
         match &self.kind {
-            Kind::Llama(model) => model.logits(parameters, sequence, n, &mut w.llama),
-            Kind::Gpt2(model) => model.logits(parameters, sequence, n, &mut w.gpt2),
+            Kind::Llama(model) => model.forward(parameters, sequences, kept, &mut w.h, &mut w.llama),
+            Kind::Gpt2(model) => model.forward(parameters, sequences, kept, &mut w.h, &mut w.gpt2),
         }
     }
 }
