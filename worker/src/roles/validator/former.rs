@@ -88,6 +88,10 @@ impl Validator {
         let node = &*self.node;
         let seed = seed::test_pages(node.settings.netuid, node.settings.run.id, facts.window, &end);
         let replaced = &self.memory.formers.replaced;
+        // No test pages are read for nothing.
+        if replaced.is_empty() {
+            return Ok(Vec::new());
+        }
         let uids: Vec<u16> = replaced.iter().filter_map(|r| facts.uid_of(&r.hotkey)).collect();
         let test = LookedAt::of(node.mechanism(), &node.pages, &seed, &uids, |_| Vec::new()).test;
         let sequences = Arc::new(node.sequences(&test).await?);
