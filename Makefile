@@ -67,7 +67,7 @@ python: $(PYTHON)/requirements.txt ## Install Python's transformers and torch in
 test-interop: build python ## Compare exports, imports, logits and generation with transformers
 	BISTRO_PYTHON=$(PYTHON)/bin/python cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 interop::
 
-test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact: for one)
+test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact,settings INPUTS=10000000)
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture a_million_inputs
 
 fuzz: build $(TOOLS)/bin/cargo-fuzz ## Fuzz a decoder (TARGET=artifact SECONDS=60); without TARGET: list them

@@ -13,6 +13,7 @@ mod convergence;
 mod decoders;
 mod e2e;
 mod engine_bench;
+mod engine_memory;
 mod fleet;
 mod formulas;
 mod history;

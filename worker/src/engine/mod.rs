@@ -10,6 +10,7 @@
 //! the bits do not depend on the number of threads.
 
 mod layout;
+mod memory;
 pub mod model;
 mod ops;
 mod optimizer;
@@ -43,6 +44,8 @@ const SHARED_FROM: u64 = 1 << 21;
 /// Tokens of one unit of work where threads compute units: enough for efficient products, few enough that a small batch has
 /// several.
 const ALONE_TOKENS: usize = 512;
+/// Tokens of a unit that go through the model at once: their activations stay in the second cache.
+const PASS_TOKENS: usize = 128;
 /// Tokens of one unit where threads share it.
 const SHARED_TOKENS: usize = 1024;
 
@@ -126,6 +129,7 @@ pub struct Engine {
     /// T
     positions: usize,
     team: Team,
+    recompute: bool,
     /// `None`: the calling thread is enough.
     pool: Option<ThreadPool>,
     /// One per thread that computes units.
@@ -169,7 +173,7 @@ impl Engine {
         let mut workers = Vec::new();
         workers.resize_with(if team == Team::Alone { threads } else { 1 }, Worker::default);
         let model = Decoder::new(config, Plan { positions, team, recompute });
-        Ok(Self { model, positions, team, pool, workers, parameters: Vec::new(), gradient: Vec::new() })
+        Ok(Self { model, positions, team, recompute, pool, workers, parameters: Vec::new(), gradient: Vec::new() })
     }
 
     /// Name, shape and first values of each tensor, in name order.
@@ -228,37 +232,39 @@ impl Engine {
     pub fn gradient(&mut self, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<(f64, Tensors), Error> {
         self.check_sequences(sequences)?;
         self.model.layout().flatten(parameters, &mut self.parameters)?;
-        let loss = self.flat_gradient(sequences)?;
+        let (loss, _) = self.flat_gradient(sequences)?;
         Ok((loss, self.model.layout().tensors(&self.gradient)?))
     }
 
-    /// Mean loss at `self.parameters`; leaves the mean gradient in `self.gradient`.
-    fn flat_gradient(&mut self, sequences: &[Vec<u32>]) -> Result<f64, Error> {
+    /// Mean loss at `self.parameters` and the sum of the squares of its gradient, which it leaves in `self.gradient`.
+    fn flat_gradient(&mut self, sequences: &[Vec<u32>]) -> Result<(f64, f64), Error> {
         let tokens = self.tokens(sequences.len());
         let scale = (1.0 / tokens) as f32;
-        let (unit, team) = (self.unit_sequences(), self.team);
-        let (model, parameters, gradient) = (&self.model, self.parameters.as_slice(), &mut self.gradient);
-        let workers = &mut self.workers;
+        let (unit, pass, team, flat) = (self.unit_sequences(), self.pass_sequences(), self.team, self.flat_team());
+        let Self { model, pool, workers, parameters, gradient, .. } = self;
         gradient.resize(parameters.len(), 0.0);
-        let (total, squares) = within(self.pool.as_ref(), || {
-            team.clear(gradient);
+        let (total, squares) = within(pool.as_ref(), || {
+            flat.clear(gradient);
             let mut total = 0.0;
             for round in sequences.chunks(unit * workers.len()) {
                 if team == Team::Shared {
                     total += model.gradient(parameters, round, scale, gradient, &mut workers[0].workspace);
                     continue;
                 }
-                let losses = in_parallel(team, workers, round.chunks(unit), |worker, sequences| {
-                    worker.gradient.clear();
-                    worker.gradient.resize(parameters.len(), 0.0);
-                    model.gradient(parameters, sequences, scale, &mut worker.gradient, &mut worker.workspace)
-                });
-                for (worker, loss) in workers.iter().zip(losses) {
-                    math::add(gradient, &worker.gradient);
-                    total += loss;
-                }
+                let losses =
+                    in_parallel(team, workers, round.chunks(unit), |Worker { workspace, gradient }, sequences| {
+                        gradient.clear();
+                        gradient.resize(parameters.len(), 0.0);
+                        let compute = |sequences| model.gradient(parameters, sequences, scale, gradient, workspace);
+                        sequences.chunks(pass).map(compute).sum::<f64>()
+                    });
+                let units: Vec<&[f32]> =
+                    workers.iter().take(losses.len()).map(|worker| worker.gradient.as_slice()).collect();
+                flat.add_all(gradient, &units);
+                // One by one, so that the grouping into rounds does not show.
+                total = losses.iter().fold(total, |sum, loss| sum + loss);
             }
-            (total, team.sum(gradient, math::sum_of_squares))
+            (total, flat.sum(gradient, math::sum_of_squares))
         });
         // One sum sees every infinity and NaN; only then is the tensor looked up.
         if !(total.is_finite() && squares.is_finite()) {
@@ -266,7 +272,7 @@ impl Engine {
             self.model.layout().check_finite("gradient", &self.gradient)?;
             return Err(Error::Loss);
         }
-        Ok(total / tokens)
+        Ok((total / tokens, squares))
     }
 
     fn check_sequences(&self, sequences: &[Vec<u32>]) -> Result<(), Error> {
@@ -283,6 +289,19 @@ impl Engine {
     fn unit_sequences(&self) -> usize {
         let tokens = if self.team == Team::Alone { ALONE_TOKENS } else { SHARED_TOKENS };
         (tokens / self.positions).max(1)
+    }
+
+    /// Sequences that go through the model at once.
+    fn pass_sequences(&self) -> usize {
+        match self.team {
+            Team::Alone => (PASS_TOKENS / self.positions).max(1),
+            Team::Shared => self.unit_sequences(),
+        }
+    }
+
+    /// Who computes what goes over all parameters.
+    fn flat_team(&self) -> Team {
+        if self.pool.is_some() { Team::Shared } else { Team::Alone }
     }
 
     fn tokens(&self, sequences: usize) -> f64 {

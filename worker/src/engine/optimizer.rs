@@ -213,9 +213,9 @@ simd! {
     fn adamw(parameters: &mut [f32], m: &mut [f32], v: &mut [f32], gradient: &[f32], c: &Coefficients) {
         for ((p, g), (m, v)) in parameters.iter_mut().zip(gradient).zip(m.iter_mut().zip(v)) {
             let g = g * c.factor;
-            *m = c.b1 * *m + c.c1 * g;
-            *v = c.b2 * *v + c.c2 * g * g;
-            *p = *p * c.keep - c.size * *m / (v.sqrt() * c.root + EPSILON);
+            *m = c.b1.mul_add(*m, c.c1 * g);
+            *v = c.b2.mul_add(*v, c.c2 * g * g);
+            *p = p.mul_add(c.keep, -(c.size * *m / v.sqrt().mul_add(c.root, EPSILON)));
         }
     }
 }

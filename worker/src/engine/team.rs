@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::ops::math::add;
+
 /// Entries that a thread takes at once of flat buffers: 256 KiB.
 const ENTRIES: usize = 1 << 16;
 /// Rows whose sum is formed by itself where sums over rows are shared out: fixed, so that it shows in no bit how many
@@ -64,10 +66,21 @@ impl Team {
         }
     }
 
+    /// `out += each of `parts`, in their order.
+    pub fn add_all(self, out: &mut [f32], parts: &[&[f32]]) {
+        let jobs = out.chunks_mut(ENTRIES).enumerate().collect();
+        self.each(jobs, |(number, out): (usize, &mut [f32])| {
+            for part in parts {
+                let first = number * ENTRIES;
+                add(out, &part[first..first + out.len()]);
+            }
+        });
+    }
+
     /// Sum over parts of a flat buffer, added in their order.
     pub fn sum(self, buffer: &[f32], f: impl Fn(&[f32]) -> f64 + Sync + Send) -> f64 {
         match self {
-            Self::Alone => f(buffer),
+            Self::Alone => buffer.chunks(ENTRIES).map(f).sum(),
             Self::Shared => buffer.par_chunks(ENTRIES).map(f).collect::<Vec<f64>>().iter().sum(),
         }
     }

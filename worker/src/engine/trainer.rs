@@ -4,7 +4,7 @@ use bistro_api::run::{InnerOptimizer, Training};
 use bistro_protocol::tensors::Tensors;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Error, Optimizer, Recipe, ops::math, optimizer::Moments, within};
+use super::{Engine, Error, Optimizer, Recipe, optimizer::Moments, within};
 
 /// What one window asks for.
 pub struct Work<'a> {
@@ -40,8 +40,8 @@ pub struct Trained {
     pub tokens: u64,
 }
 
-/// Training that is under way: parameters and moments, which every step moves. It has four times the parameters in memory, with
-/// their gradient.
+/// Training that is under way: parameters and moments, which every step moves. Parameters, gradient
+/// and moments are in memory once each.
 pub struct Session<'a> {
     engine: &'a mut Engine,
     recipe: Recipe,
@@ -72,13 +72,12 @@ impl<'a> Session<'a> {
     /// One step on a batch. Gives the mean loss before it, in nats per token, and the norm of the gradient before clipping.
     pub fn step(&mut self, sequences: &[Vec<u32>]) -> Result<(f64, f64), Error> {
         self.engine.check_sequences(sequences)?;
-        let loss = self.engine.flat_gradient(sequences)?;
-        let Engine { team, pool, parameters, gradient, .. } = &mut *self.engine;
-        let norm = within(pool.as_ref(), || {
-            let norm = team.sum(gradient, math::sum_of_squares).sqrt();
-            let factor = self.recipe.clip_factor(norm);
-            self.moments.step(*team, &self.recipe, self.learning_rate, parameters, gradient, factor);
-            norm
+        let (loss, squares) = self.engine.flat_gradient(sequences)?;
+        let (norm, team) = (squares.sqrt(), self.engine.flat_team());
+        let Engine { pool, parameters, gradient, .. } = &mut *self.engine;
+        let factor = self.recipe.clip_factor(norm);
+        within(pool.as_ref(), || {
+            self.moments.step(team, &self.recipe, self.learning_rate, parameters, gradient, factor);
         });
         Ok((loss, norm))
     }
@@ -87,9 +86,10 @@ impl<'a> Session<'a> {
     pub fn finish(self) -> Result<(Tensors, Optimizer), Error> {
         let layout = self.engine.model.layout();
         layout.check_finite("parameter", &self.engine.parameters)?;
-        let parameters = layout.tensors(&self.engine.parameters)?;
         let Moments { m, v, t } = self.moments;
-        Ok((parameters, Optimizer { m: layout.tensors(&m)?, v: layout.tensors(&v)?, t }))
+        // One after the other, so that there is never more than one of them twice.
+        let [m, v] = [m, v].map(|flat| layout.tensors(&flat));
+        Ok((layout.tensors(&self.engine.parameters)?, Optimizer { m: m?, v: v?, t }))
     }
 }
 

@@ -42,16 +42,18 @@ pub struct Head {
     pub linear: Linear,
 }
 
-impl Head {
-    fn rows(&self, team: Team) -> usize {
-        let most = if team == Team::Alone { ALONE } else { SHARED };
-        (most / self.linear.outputs).max(1)
-    }
+/// Logits that are held at once for so many rows of a vocabulary.
+pub fn logits(team: Team, rows: usize, vocabulary: usize) -> usize {
+    let most = if team == Team::Alone { ALONE } else { SHARED };
+    rows.min((most / vocabulary).max(1)) * vocabulary
+}
 
+impl Head {
     /// Sum of the losses of all rows of `h (R,C)`, in nats. `logits` is scratch.
     pub fn loss(&self, team: Team, parameters: &[f32], h: &[f32], targets: &[u32], logits: &mut Vec<f32>) -> f64 {
-        let (v, c, rows) = (self.linear.outputs, self.linear.inputs, self.rows(team));
-        logits.resize(rows.min(targets.len()) * v, 0.0);
+        let (v, c) = (self.linear.outputs, self.linear.inputs);
+        logits.resize(self::logits(team, targets.len(), v), 0.0);
+        let rows = logits.len() / v;
         let turn = |(h, targets): (&[f32], &[u32])| {
             let logits = &mut logits[..targets.len() * v];
             self.linear.forward(team, parameters, logits, h);
@@ -73,8 +75,9 @@ impl Head {
         scale: f32,
         logits: &mut Vec<f32>,
     ) -> f64 {
-        let (v, c, rows) = (self.linear.outputs, self.linear.inputs, self.rows(team));
-        logits.resize(rows.min(targets.len()) * v, 0.0);
+        let (v, c) = (self.linear.outputs, self.linear.inputs);
+        logits.resize(self::logits(team, targets.len(), v), 0.0);
+        let rows = logits.len() / v;
         let turn = |((dh, h), targets): ((&mut [f32], &[f32]), &[u32])| {
             let logits = &mut logits[..targets.len() * v];
             self.linear.forward(team, parameters, logits, h);

@@ -7,7 +7,10 @@ mod hugging_face;
 mod llama;
 pub mod reference;
 
-pub use self::config::{Config, ConfigError, Family};
+pub use self::{
+    config::{Config, ConfigError, Family},
+    head::logits,
+};
 use self::{
     gpt2::Gpt2,
     head::{Head, targets},

@@ -74,9 +74,14 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
+/// Entries that each thread has for it where sequences have `positions` tokens.
+pub fn scratch(positions: usize) -> usize {
+    2 * TILE.min(positions) * positions
+}
+
 /// Calls `f` with this thread's room for a tile of this shape.
 fn with_scratch(shape: Shape, f: impl FnOnce(&mut [f32], &mut [f32])) {
-    let length = TILE.min(shape.positions) * shape.positions;
+    let length = scratch(shape.positions) / 2;
     // Taken out for the time of the call: a thread that waits for a product may be given another head meanwhile.
     let mut scratch = SCRATCH.take();
     scratch.scores.resize(length, 0.0);

@@ -6,7 +6,8 @@ const LANES: usize = 16;
 /// Compiles a function for AVX-512, AVX2 and the baseline of the target, and picks at run time.
 ///
 /// Everything that it calls in its loops must be `#[inline(always)]`, or stays baseline code. Results do not
-/// depend on the choice: Rust neither reorders floating-point sums nor fuses products with them.
+/// depend on the choice: Rust neither reorders floating-point sums nor fuses products with them, unless it says `mul_add`,
+/// which is the same everywhere and a slow call on machines without the instruction (before 2013).
 macro_rules! simd {
     ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block) => {
         $(#[$attribute])*
@@ -17,11 +18,11 @@ macro_rules! simd {
 
             #[cfg(target_arch = "x86_64")]
             {
-                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
+                #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,fma")]
                 fn avx512($($argument: $type),*) $(-> $result)? {
                     body($($argument),*)
                 }
-                #[target_feature(enable = "avx2")]
+                #[target_feature(enable = "avx2,fma")]
                 fn avx2($($argument: $type),*) $(-> $result)? {
                     body($($argument),*)
                 }
@@ -58,7 +59,8 @@ pub fn level() -> Level {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512bw");
-    match (avx512, is_x86_feature_detected!("avx2")) {
+    let fma = is_x86_feature_detected!("fma");
+    match (avx512 && fma, is_x86_feature_detected!("avx2") && fma) {
         (true, _) => Level::Avx512,
         (false, true) => Level::Avx2,
         (false, false) => Level::Baseline,
@@ -78,17 +80,14 @@ pub fn exp(x: f32) -> f32 {
     const LN2_LOW: f32 = -2.121_944_4e-4;
 
     let x = x.clamp(-87.0, 88.0);
-    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
-    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, x));
     let mut p = 1.987_569_1e-4;
-    p = p * r + 1.398_2e-3;
-    p = p * r + 8.333_452e-3;
-    p = p * r + 4.166_579_6e-2;
-    p = p * r + 1.666_666_5e-1;
-    p = p * r + 0.500_000_1;
-    let power_of_two = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    ((p * r) * r + r + 1.0) * power_of_two
+    for coefficient in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.500_000_1, 1.0, 1.0] {
+        p = r.mul_add(p, coefficient);
+    }
+    p * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23)
 }
 
 /// 1 / (1 + e^-x).
@@ -99,13 +98,13 @@ pub fn sigmoid(x: f32) -> f32 {
 
 /// Sum over `f(i-th element of a, i-th element of b)`; a fixed tree of additions for each length.
 #[inline(always)]
-fn reduce(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+fn reduce(a: &[f32], b: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
     let mut lanes = [0.0f32; LANES];
     let (blocks_a, blocks_b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = blocks_a.remainder().iter().zip(blocks_b.remainder()).fold(0.0, |sum, (x, y)| sum + f(*x, *y));
+    let tail: f32 = blocks_a.remainder().iter().zip(blocks_b.remainder()).fold(0.0, |sum, (x, y)| f(sum, *x, *y));
     for (x, y) in blocks_a.zip(blocks_b) {
         for (lane, (x, y)) in lanes.iter_mut().zip(x.iter().zip(y)) {
-            *lane += f(*x, *y);
+            *lane = f(*lane, *x, *y);
         }
     }
     fold(lanes, |x, y| x + y) + tail
@@ -127,13 +126,13 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
 /// Scalar product.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    reduce(a, b, |x, y| x * y)
+    reduce(a, b, |sum, x, y| x.mul_add(y, sum))
 }
 
 /// Sum of the entries.
 #[inline(always)]
 pub fn sum(a: &[f32]) -> f32 {
-    reduce(a, a, |x, _| x)
+    reduce(a, a, |sum, x, _| sum + x)
 }
 
 /// Largest entry; negative infinity for none.
@@ -173,10 +172,10 @@ simd! {
     pub fn sum_of_squares(a: &[f32]) -> f64 {
         let mut lanes = [0.0f64; 8];
         let blocks = a.chunks_exact(8);
-        let tail = blocks.remainder().iter().fold(0.0, |sum, x| sum + f64::from(*x) * f64::from(*x));
+        let tail = blocks.remainder().iter().fold(0.0, |sum, x| f64::from(*x).mul_add(f64::from(*x), sum));
         for block in blocks {
             for (lane, x) in lanes.iter_mut().zip(block) {
-                *lane += f64::from(*x) * f64::from(*x);
+                *lane = f64::from(*x).mul_add(f64::from(*x), *lane);
             }
         }
         lanes.iter().sum::<f64>() + tail

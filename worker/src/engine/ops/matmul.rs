@@ -1,21 +1,24 @@
 //! Matrix products through the `gemm` crate, the one that candle uses.
 //!
-//! This is the only module with `unsafe` beside `simd!`: `gemm` takes raw pointers and strides. The constructors below
+//! Where nobody shares, small products have a kernel of their own (`kernel`). These two modules and `simd!` alone have
+//! `unsafe`: `gemm` takes raw pointers and strides. The constructors below
 //! check that every entry that those can reach lies inside the slice, and parts of a matrix never overlap.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 
+#[cfg(target_arch = "x86_64")]
+use super::kernel;
 use crate::engine::team::Team;
 
 /// A matrix inside a slice, read only.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 /// A matrix inside a slice, to be written; the entries of a row are neighbours.
@@ -102,6 +105,12 @@ impl<'a> MatrixMut<'a> {
 
     fn product(self, team: Team, a: Matrix<'_>, b: Matrix<'_>, scale: f32, accumulate: bool) {
         assert!(self.rows == a.rows && a.columns == b.rows && b.columns == self.columns, "shapes of a product differ");
+        #[cfg(target_arch = "x86_64")]
+        if team == Team::Alone && kernel::is_available() {
+            // SAFETY: the machine has the instructions, and `self` claims its entries.
+            unsafe { kernel::product(self.data, self.row_stride, a, b, scale, accumulate) };
+            return;
+        }
         // Strides are at most the length of a slice, which fits an isize.
         let stride = |s: usize| s as isize;
         // SAFETY: `fits` held for all three, so each pointer plus any reachable offset stays inside its
@@ -134,6 +143,8 @@ impl<'a> MatrixMut<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// a (2,3) b (3,2), both embedded in wider rows.
@@ -147,6 +158,43 @@ mod tests {
         assert_eq!(out, [14.0, 10.0, 0.5, 32.0, 22.0, 0.5]);
         MatrixMut::new(&mut out, 2, 2, 3).add(Team::Alone, a, b);
         assert_eq!(out, [21.0, 15.0, 0.5, 48.0, 33.0, 0.5]);
+    }
+
+    proptest! {
+        /// Whole numbers: every order of summation gives the same.
+        #[test]
+        fn products_of_any_shape_are_exact_and_touch_nothing_else(
+            (m, n, k) in (1..40usize, 1..150usize, 1..300usize),
+            (a_turned, b_turned, accumulate) in any::<(bool, bool, bool)>(),
+            padding in 0..3usize,
+            seed in any::<u32>(),
+        ) {
+            let number = |i: usize| ((i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 29) as f32 - 3.0;
+            let entries = |count: usize| (0..count).map(number).collect::<Vec<f32>>();
+            // One more entry in a row than there are columns, and so on.
+            let matrix = |turned: bool, rows: usize, columns: usize| {
+                let (rows, columns) = if turned { (columns, rows) } else { (rows, columns) };
+                (entries(rows * (columns + padding)), rows, columns)
+            };
+            let ((a, a_rows, a_columns), (b, b_rows, b_columns)) = (matrix(a_turned, m, k), matrix(b_turned, k, n));
+            let a = Matrix::new(&a, a_rows, a_columns, a_columns + padding);
+            let b = Matrix::new(&b, b_rows, b_columns, b_columns + padding);
+            let (a, b) = (if a_turned { a.transposed() } else { a }, if b_turned { b.transposed() } else { b });
+            let at = |x: &Matrix<'_>, i: usize, j: usize| x.data[i * x.row_stride + j * x.column_stride];
+            let before = entries(m * (n + padding));
+            let mut expected = before.clone();
+            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                let sum: f32 = (0..k).map(|l| at(&a, i, l) * at(&b, l, j)).sum();
+                let old = if accumulate { before[i * (n + padding) + j] } else { 0.0 };
+                expected[i * (n + padding) + j] = old + if accumulate { sum } else { 2.0 * sum };
+            }
+            for team in [Team::Alone, Team::Shared] {
+                let mut out = before.clone();
+                let matrix = MatrixMut::new(&mut out, m, n, n + padding);
+                if accumulate { matrix.add(team, a, b) } else { matrix.set(team, a, b, 2.0) }
+                prop_assert!(out == expected, "{team:?}");
+            }
+        }
     }
 
     #[test]

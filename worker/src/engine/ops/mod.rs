@@ -7,6 +7,8 @@
 pub mod attention;
 pub mod cross_entropy;
 pub mod gelu;
+#[cfg(target_arch = "x86_64")]
+mod kernel;
 pub mod layer_norm;
 pub mod linear;
 pub mod math;

@@ -55,7 +55,7 @@ simd! {
         let width = sum.len();
         for ((dy, x), &r) in dy.chunks_exact(width).zip(x.chunks_exact(width)).zip(inverse) {
             for ((dw, dy), x) in sum.iter_mut().zip(dy).zip(x) {
-                *dw += dy * (x * r);
+                *dw = dy.mul_add(x * r, *dw);
             }
         }
     }

@@ -57,7 +57,7 @@ simd! {
                 let (a, b) = head.split_at_mut(half);
                 for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
                     let s = s * sign;
-                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                    (*a, *b) = (a.mul_add(*c, -(*b * s)), b.mul_add(*c, *a * s));
                 }
             }
         }
