@@ -11,7 +11,11 @@ use bistro_api::{
 };
 use bistro_protocol::{clock::Clock, mechanism::Mechanism};
 
-use crate::{engine::Recipe, failure::Failure, files};
+use crate::{
+    engine::{Choice, Precision, Recipe},
+    failure::Failure,
+    files,
+};
 
 /// Largest settings file; a free-form model configuration has a few kilobytes.
 const MAX_SETTINGS: u64 = 1 << 20;
@@ -29,6 +33,10 @@ pub struct Environment {
     pub http: String,
     /// BISTRO_THREADS: size of every thread pool.
     pub threads: usize,
+    /// BISTRO_DEVICE: where the engine computes.
+    pub device: Choice,
+    /// BISTRO_PRECISION: of products while training on a GPU.
+    pub precision: Precision,
     /// BISTRO_ORDINAL: which replica this is; it signs with hotkey number so.
     pub ordinal: u32,
 }
@@ -42,6 +50,8 @@ impl Environment {
             state: text("BISTRO_STATE", "/var/lib/bistro").into(),
             http: text("BISTRO_HTTP", "0.0.0.0:8080"),
             threads: threads()?,
+            device: word("BISTRO_DEVICE")?,
+            precision: word("BISTRO_PRECISION")?,
             ordinal: number("BISTRO_ORDINAL", 0)?,
         })
     }
@@ -217,6 +227,16 @@ pub fn threads() -> Result<usize, Failure> {
 
 fn text(name: &str, default: &str) -> String {
     std::env::var(name).ok().filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned())
+}
+
+/// One of a few words; its type says which.
+fn word<T: FromStr<Err = &'static str> + Default>(name: &str) -> Result<T, Failure> {
+    match std::env::var(name) {
+        Ok(value) if !value.is_empty() => {
+            value.parse().map_err(|wrong| Failure::Permanent(format!("{name}={value:?} {wrong}")))
+        }
+        _ => Ok(T::default()),
+    }
 }
 
 fn number<T: FromStr>(name: &str, default: T) -> Result<T, Failure> {

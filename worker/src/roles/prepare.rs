@@ -13,7 +13,7 @@ use crate::{
     bucket::{Bucket, Credentials},
     chain::{self, Chain, Identity, bootstrap},
     data::Dataset,
-    engine::Engine,
+    engine::{Engine, Place},
     environment::{Environment, digest_of},
     failure::Failure,
     node::Node,
@@ -60,6 +60,8 @@ async fn of(
     stop: CancellationToken,
 ) -> Result<Node, Failure> {
     let waits = Waits { telemetry: telemetry.clone(), stop: stop.clone() };
+    // First: a GPU that does not answer will not for all that is waited for below.
+    let device = Place::find(environment.device, environment.precision).map_err(Failure::permanent)?;
     let clock = Clock::new(&settings.run.schedule).map_err(Failure::permanent)?;
     let chain = waits.unless_stopped(Chain::connect(&settings.chain, telemetry.clone())).await??;
     check_block_time(&chain, &clock).await?;
@@ -80,10 +82,15 @@ async fn of(
     let dataset = waits.dataset(&settings, &environment, &bucket).await?;
     let pages = Pages::new(&settings.run.dataset, dataset.tokens()).map_err(Failure::permanent)?;
     let (run, threads) = (&settings.run, environment.threads);
-    let engine = Engine::new(&run.model, dataset.vocabulary(), run.dataset.sequence_length, threads);
+    let engine = Engine::new(&run.model, dataset.vocabulary(), run.dataset.sequence_length, threads)
+        .and_then(|engine| engine.on(device.as_ref()));
     let engine = engine.map_err(|e| Failure::permanent(e).context("run.model"))?;
     let shape = engine.specs().into_iter().map(|spec| (spec.name, spec.shape)).collect();
     telemetry.message("");
+    match &device {
+        Some(device) => tracing::info!(%device, precision = ?environment.precision, "computes"),
+        None => tracing::info!(device = "cpu", threads, "computes"),
+    }
     tracing::info!(hotkey = %wallet.ss58(), run = %hex::encode(&agreement.run_digest[..6]), "ready");
     Ok(Node {
         hotkey: Hotkey(wallet.public()),
