@@ -1,11 +1,11 @@
 //! The device's way against the engine's own kernels, on candle's CPU: what a GPU is not needed for.
 
 use bistro_api::run::{InnerOptimizer, Model, Preset};
-use bistro_protocol::tensors::Tensors;
+use bistro_protocol::tensors::{Tensor, Tensors};
 use candle_core::{DType, Device};
 use tokio_util::sync::CancellationToken;
 
-use super::{Backend, Choice, Place, Precision, Units, download, graph::Graph, pass, pass::Leaves, tokens, total};
+use super::{Backend, Choice, Place, Precision, Units, download, graph::Graph, pass, pass::Leaves, tokens};
 use crate::engine::{
     Config, Engine, Error, Optimizer, Session, Work,
     tests::{difference, gpt2, grouped, parameters, preset, sequences, shared, shared_gpt2, training},
@@ -132,6 +132,12 @@ fn steps(engine: &mut Engine, base: &Tensors, all: &[Vec<u32>], inner: InnerOpti
     (trained.loss, trained.parameters, optimizer)
 }
 
+/// All entries of `to - from`.
+fn moved(to: &Tensors, from: &Tensors) -> Vec<f32> {
+    let minus = |(a, b): (&Tensor, &Tensor)| a.data.iter().zip(&b.data).map(|(a, b)| a - b).collect::<Vec<_>>();
+    to.iter().zip(from).flat_map(minus).collect()
+}
+
 fn trains(place: &Place) {
     for model in [grouped(), gpt2(true)] {
         let (mut engine, mut device) = both(&model, 32, place, None);
@@ -139,7 +145,9 @@ fn trains(place: &Place) {
         let (wanted_loss, wanted, wanted_moments) = steps(&mut engine, &base, &all, InnerOptimizer::Kept);
         let (loss, parameters, moments) = steps(&mut device, &base, &all, InnerOptimizer::Kept);
         assert!((loss / wanted_loss - 1.0).abs() < 1e-5, "{loss} instead of {wanted_loss}");
-        assert!(distance(&parameters, &wanted) < 1e-4, "{:e}", distance(&parameters, &wanted));
+        // AdamW divides by roots: an entry whose gradient is nearly nothing may move either way.
+        let (angle, _) = difference(&moved(&parameters, &base), &moved(&wanted, &base));
+        assert!(angle < 1e-5 && distance(&parameters, &wanted) < 1e-3, "1 - cos {angle:e} of what was learned");
         assert_eq!(moments.steps(), wanted_moments.steps());
         assert!(distance(&moments.m, &wanted_moments.m) < 1e-3, "{:e}", distance(&moments.m, &wanted_moments.m));
         assert!(distance(&moments.v, &wanted_moments.v) < 1e-3, "{:e}", distance(&moments.v, &wanted_moments.v));
@@ -199,6 +207,7 @@ fn bf16_is_for_training_alone() {
         let kept = |engine: &mut Engine| steps(engine, &base, &all[..2], InnerOptimizer::Kept);
         let ((loss, _, wanted), (rounded_loss, _, found)) = (kept(&mut exact), kept(&mut rounded));
         let (off, moved) = ((rounded_loss / loss - 1.0).abs(), distance(&found.m, &wanted.m));
+        println!("bf16: loss {off:.1e} first-moments {moved:.1e}");
         assert!(off < 1e-2 && moved > 1e-4 && moved < 5e-2, "loss {off:e}, first moments {moved:e}");
     }
 }
