@@ -8,9 +8,15 @@
  */
 #include <dlfcn.h>
 
-enum { CUDA_ERROR_STUB_LIBRARY = 34 };
+enum { CUDA_SUCCESS = 0, CUDA_ERROR_STUB_LIBRARY = 34 };
 
 static int missing(void) { return CUDA_ERROR_STUB_LIBRARY; }
+
+static int describe(int error, const char **text) {
+    (void)error;
+    *text = "there is no libcuda.so.1: NVIDIA's driver is not installed, or was not put into the container";
+    return CUDA_SUCCESS;
+}
 
 /* Where each function is. */
 #define FUNCTION(name) __attribute__((visibility("hidden"))) void *bistro_##name = (void *)missing;
@@ -33,7 +39,10 @@ static int missing(void) { return CUDA_ERROR_STUB_LIBRARY; }
 __attribute__((constructor)) static void find(void) {
     void *driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL);
     void *found;
-    if (!driver) return;
+    if (!driver) {
+        bistro_cuGetErrorString = (void *)describe;
+        return;
+    }
 #define FUNCTION(name) \
     if ((found = dlsym(driver, #name))) bistro_##name = found;
 #include "functions.h"

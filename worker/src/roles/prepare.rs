@@ -32,10 +32,11 @@ pub async fn node(
     telemetry: Telemetry,
     stop: CancellationToken,
 ) -> Result<Node, Failure> {
+    let device = device(&environment)?;
     let waits = Waits { telemetry: telemetry.clone(), stop: stop.clone() };
     let identity = waits.identity(&settings, role, &environment).await?;
     telemetry.status.update(|status| status.hotkey = Some(identity.hotkey().ss58()));
-    of(Some((role, &identity)), identity.hotkey().clone(), settings, environment, telemetry, stop).await
+    of(Some((role, &identity)), identity.hotkey().clone(), device, settings, environment, telemetry, stop).await
 }
 
 /// One that reads only: its hotkey is nobody's, and it takes no place on the subnet.
@@ -43,6 +44,7 @@ pub async fn onlooker(settings: Settings, environment: Environment, stop: Cancel
     of(
         None,
         chain::Hotkey::development("//bistro/onlooker"),
+        device(&environment)?,
         settings,
         environment,
         Telemetry::new(Role::Validator),
@@ -51,17 +53,26 @@ pub async fn onlooker(settings: Settings, environment: Environment, stop: Cancel
     .await
 }
 
+/// Where the engine will compute. Found before anything is waited for: a GPU that does not answer is a fault at once.
+fn device(environment: &Environment) -> Result<Option<Place>, Failure> {
+    let device = Place::find(environment.device, environment.precision).map_err(Failure::permanent)?;
+    match &device {
+        Some(device) => tracing::info!(%device, precision = ?environment.precision, "computes"),
+        None => tracing::info!(device = "cpu", threads = environment.threads, "computes"),
+    }
+    Ok(device)
+}
+
 async fn of(
     place: Option<(Role, &Identity)>,
     wallet: chain::Hotkey,
+    device: Option<Place>,
     settings: Settings,
     environment: Environment,
     telemetry: Telemetry,
     stop: CancellationToken,
 ) -> Result<Node, Failure> {
     let waits = Waits { telemetry: telemetry.clone(), stop: stop.clone() };
-    // First: a GPU that does not answer will not for all that is waited for below.
-    let device = Place::find(environment.device, environment.precision).map_err(Failure::permanent)?;
     let clock = Clock::new(&settings.run.schedule).map_err(Failure::permanent)?;
     let chain = waits.unless_stopped(Chain::connect(&settings.chain, telemetry.clone())).await??;
     check_block_time(&chain, &clock).await?;
@@ -87,10 +98,6 @@ async fn of(
     let engine = engine.map_err(|e| Failure::permanent(e).context("run.model"))?;
     let shape = engine.specs().into_iter().map(|spec| (spec.name, spec.shape)).collect();
     telemetry.message("");
-    match &device {
-        Some(device) => tracing::info!(%device, precision = ?environment.precision, "computes"),
-        None => tracing::info!(device = "cpu", threads, "computes"),
-    }
     tracing::info!(hotkey = %wallet.ss58(), run = %hex::encode(&agreement.run_digest[..6]), "ready");
     Ok(Node {
         hotkey: Hotkey(wallet.public()),
