@@ -89,7 +89,7 @@ CUDA_TARGET := $(CACHE)/target-cuda
 # Cargo for the device's tests, where bistro-worker is built for GPUs.
 IN_CUDA = hack/cuda/build $(CUDA) $(CUDA_TARGET) cargo test --release --locked --package bistro-worker --features cuda --lib --
 
-build-cuda: ## Build bistro-worker for NVIDIA GPUs, without one: ~/.cache/bistro/target-cuda (15 minutes and 4 GB, once)
+build-cuda: ## Build bistro-worker for NVIDIA GPUs, without one: ~/.cache/bistro/target-cuda (20 minutes and 3 GB, once)
 	@hack/cuda/build $(CUDA) $(CUDA_TARGET)
 
 test-cuda: ## Gradients and training on a GPU beside the engine's own; says so where none answers
