@@ -126,7 +126,7 @@ impl Training {
 
 /// Sum of the losses, and sum of squares of the gradient: read at once, for reading waits for the device.
 fn measured(sums: &[Tensor], gradient: &[Tensor]) -> candle_core::Result<(f64, f64)> {
-    let squares = gradient.iter().map(|g| g.sqr()?.sum_all()).collect::<candle_core::Result<Vec<_>>>()?;
+    let squares = gradient.iter().map(|g| pass::sum(&g.sqr()?)).collect::<candle_core::Result<Vec<_>>>()?;
     let all: Vec<f32> = Tensor::stack(&[sums, &squares].concat(), 0)?.to_vec1()?;
     let sum = |part: &[f32]| part.iter().copied().map(f64::from).sum();
     let (losses, squares) = all.split_at(sums.len());

@@ -5,7 +5,7 @@
 //! and frees them recursively.
 
 use bistro_protocol::tensors::{Tensor as Named, Tensors};
-use candle_core::{DType, Device, Error, Result, Tensor, Var, backprop::GradStore};
+use candle_core::{D, DType, Device, Error, Result, Tensor, Var, backprop::GradStore};
 
 use super::graph::{Graph, Parameters};
 use crate::engine::Config;
@@ -245,7 +245,12 @@ fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<(Tensor, Tensor)> 
 
 /// Gradients of what `output` was made of, where its own is `gradient`.
 fn pull(output: &Tensor, gradient: &Tensor) -> Result<GradStore> {
-    (output * gradient)?.sum_all()?.backward()
+    sum(&(output * gradient)?)?.backward()
+}
+
+/// Of all entries, by rows first: a GPU has one group of threads for each number that comes out.
+pub fn sum(x: &Tensor) -> Result<Tensor> {
+    x.sum(D::Minus1)?.sum_all()
 }
 
 fn of(gradients: &mut GradStore, input: &Var) -> Result<Tensor> {
