@@ -52,7 +52,7 @@ enum On {
     /// Here, and in the engine's buffers.
     Cpu { recipe: Recipe, learning_rate: f64, moments: Moments },
     /// On the engine's device.
-    Device(device::Training),
+    Device(Box<device::Training>),
 }
 
 impl<'a> Session<'a> {
@@ -74,7 +74,7 @@ impl<'a> Session<'a> {
         if let Some(device) = engine.device.clone() {
             engine.check_fits(base, optimizer)?;
             let training = device::Training::new(device, base, optimizer, training, windows)?;
-            return Ok(Self { engine, on: On::Device(training) });
+            return Ok(Self { engine, on: On::Device(Box::new(training)) });
         }
         let moments = engine.moments(optimizer)?;
         engine.model.layout().flatten(base, &mut engine.parameters)?;
