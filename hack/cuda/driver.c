@@ -14,7 +14,7 @@ static int missing(void) { return CUDA_ERROR_STUB_LIBRARY; }
 
 static int describe(int error, const char **text) {
     (void)error;
-    *text = "there is no libcuda.so.1: NVIDIA's driver is not installed, or was not put into the container";
+    *text = "there is no libcuda.so.1: the NVIDIA driver is not installed, or was not put into the container";
     return CUDA_SUCCESS;
 }
 
