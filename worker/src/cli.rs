@@ -112,6 +112,9 @@ Roles take everything from the pod:
   BISTRO_STATE     the folder that outlives the process    /var/lib/bistro
   BISTRO_HTTP      /metrics /status /healthz /readyz       0.0.0.0:8080
   BISTRO_THREADS   size of every thread pool               all cores
+  BISTRO_DEVICE    auto, cpu, cuda or cuda:N               auto: a GPU where one answers
+  BISTRO_PRECISION f32 or bf16: training on a GPU          f32
+  BISTRO_RECOMPUTE 1: less memory, a third more time       auto: where memory is scarce
   BISTRO_ORDINAL   which replica: signs with hotkey-N      0
   BISTRO_LOG       log filter                              info
 Exit codes: 0 stopped when asked to, 2 a fault that will not pass by itself (one line says which and what to do).";

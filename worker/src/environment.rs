@@ -11,7 +11,11 @@ use bistro_api::{
 };
 use bistro_protocol::{clock::Clock, mechanism::Mechanism};
 
-use crate::{engine::Recipe, failure::Failure, files};
+use crate::{
+    engine::{Choice, Precision, Recipe},
+    failure::Failure,
+    files,
+};
 
 /// Largest settings file; a free-form model configuration has a few kilobytes.
 const MAX_SETTINGS: u64 = 1 << 20;
@@ -29,6 +33,13 @@ pub struct Environment {
     pub http: String,
     /// BISTRO_THREADS: size of every thread pool.
     pub threads: usize,
+    /// BISTRO_DEVICE: where the engine computes.
+    pub device: Choice,
+    /// BISTRO_PRECISION: of products while training on a GPU.
+    pub precision: Precision,
+    /// BISTRO_RECOMPUTE: whether activations are computed again for the backward pass instead of being kept; `None` where
+    /// the memory of the container decides.
+    pub recompute: Option<bool>,
     /// BISTRO_ORDINAL: which replica this is; it signs with hotkey number so.
     pub ordinal: u32,
 }
@@ -42,6 +53,9 @@ impl Environment {
             state: text("BISTRO_STATE", "/var/lib/bistro").into(),
             http: text("BISTRO_HTTP", "0.0.0.0:8080"),
             threads: threads()?,
+            device: word("BISTRO_DEVICE")?,
+            precision: word("BISTRO_PRECISION")?,
+            recompute: switch("BISTRO_RECOMPUTE")?,
             ordinal: number("BISTRO_ORDINAL", 0)?,
         })
     }
@@ -217,6 +231,26 @@ pub fn threads() -> Result<usize, Failure> {
 
 fn text(name: &str, default: &str) -> String {
     std::env::var(name).ok().filter(|v| !v.is_empty()).unwrap_or_else(|| default.to_owned())
+}
+
+/// On, off, or unset.
+fn switch(name: &str) -> Result<Option<bool>, Failure> {
+    match text(name, "auto").as_str() {
+        "auto" => Ok(None),
+        "0" => Ok(Some(false)),
+        "1" => Ok(Some(true)),
+        value => Err(Failure::Permanent(format!("{name}={value:?} is neither 0 nor 1 nor auto"))),
+    }
+}
+
+/// One of a few words; its type says which.
+fn word<T: FromStr<Err = &'static str> + Default>(name: &str) -> Result<T, Failure> {
+    match std::env::var(name) {
+        Ok(value) if !value.is_empty() => {
+            value.parse().map_err(|wrong| Failure::Permanent(format!("{name}={value:?} {wrong}")))
+        }
+        _ => Ok(T::default()),
+    }
 }
 
 fn number<T: FromStr>(name: &str, default: T) -> Result<T, Failure> {

@@ -10,6 +10,7 @@ mod cheats;
 mod churn;
 mod cluster;
 mod convergence;
+mod cuda;
 mod decoders;
 mod e2e;
 mod engine_bench;

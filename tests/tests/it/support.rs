@@ -21,6 +21,7 @@ use bistro_worker::{
     bucket::{Bucket, Credentials},
     chain::{Chain, DevWallet, Identity, bootstrap},
     data::{self, BucketFolder, FolderDocuments},
+    engine::{Choice, Precision},
     environment::Environment,
     failure::Failure,
     roles,
@@ -111,6 +112,9 @@ impl Subnet {
             state: folder.join("state"),
             http: free_port().to_string(),
             threads: 1,
+            device: Choice::Cpu,
+            precision: Precision::F32,
+            recompute: None,
             ordinal: 0,
         }
     }

@@ -99,7 +99,8 @@ impl Layout {
         }
     }
 
-    fn check(&self, tensors: &Tensors) -> Result<(), Error> {
+    /// [`Error::Schema`] where a name or a shape differs.
+    pub fn check(&self, tensors: &Tensors) -> Result<(), Error> {
         for (entry, tensor) in self.sorted().zip(tensors) {
             let TensorSpec { name, shape, .. } = &entry.spec;
             if *name != tensor.name || *shape != tensor.shape {

@@ -1,14 +1,15 @@
-//! The training engine: gradients, losses and local training of a model on the CPU.
+//! The training engine: gradients, losses and local training of a model, on the CPU or on a GPU ([`device`]).
 //!
 //! Forward and backward passes are written by hand over flat f32 buffers, each operation in one file under
-//! [`ops`], the architecture in one file under [`model`]; candle's differentiable operations are the
-//! reference ([`model::reference`]) that the tests hold every gradient against.
+//! [`ops`], the architecture in one file under [`model`]; candle's differentiable operations, which compute on GPUs
+//! ([`device::graph`]), are what the tests hold every gradient against.
 //!
 //! Work is cut into units of a fixed number of sequences, so that memory does not depend on how many there are. Threads
 //! share it in one of two ways, which the size of the model alone decides: of a small model each computes whole units,
 //! whose gradients are added in unit order; of a larger one all share the rows and heads of each operation ([`team`]). So
 //! the bits do not depend on the number of threads.
 
+pub mod device;
 mod layout;
 mod memory;
 pub mod model;
@@ -20,6 +21,8 @@ mod trainer;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use bistro_api::run::Model;
 use bistro_protocol::{
     init::{self, TensorSpec},
@@ -28,15 +31,17 @@ use bistro_protocol::{
 
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 
-pub use self::{
-    model::{Config, ConfigError, Family},
-    optimizer::{Optimizer, OptimizerError, Recipe},
-    trainer::{Session, Step, Trained, Work},
-};
 use self::{
+    device::Backend,
     model::{Model as Decoder, Plan, Workspace},
     ops::math,
     team::Team,
+};
+pub use self::{
+    device::{Choice, Place, Precision},
+    model::{Config, ConfigError, Family},
+    optimizer::{Optimizer, OptimizerError, Recipe},
+    trainer::{Session, Step, Trained, Work},
 };
 
 /// Parameters from which on threads share each operation: a gradient for each thread would cost more than that.
@@ -108,6 +113,14 @@ pub enum Error {
     /// Every tensor is finite but the loss is not: a lower learning rate helps.
     #[error("loss is not finite although every gradient is")]
     Loss,
+    /// The GPU that was asked for does not answer, or fails.
+    #[error("{device}: {reason}")]
+    Device {
+        /// Its number and name.
+        device: String,
+        /// What happened, and the remedy.
+        reason: String,
+    },
     /// The moments cannot be read.
     #[error(transparent)]
     Optimizer(#[from] OptimizerError),
@@ -138,6 +151,8 @@ pub struct Engine {
     parameters: Vec<f32>,
     /// Gradient of the current call, flat.
     gradient: Vec<f32>,
+    /// `None`: the CPU.
+    device: Option<Arc<Backend>>,
 }
 
 /// What one thread works with.
@@ -173,7 +188,14 @@ impl Engine {
         let mut workers = Vec::new();
         workers.resize_with(if team == Team::Alone { threads } else { 1 }, Worker::default);
         let model = Decoder::new(config, Plan { positions, team, recompute });
-        Ok(Self { model, positions, team, recompute, pool, workers, parameters: Vec::new(), gradient: Vec::new() })
+        let (parameters, gradient) = (Vec::new(), Vec::new());
+        Ok(Self { model, positions, team, recompute, pool, workers, parameters, gradient, device: None })
+    }
+
+    /// The same engine, computing on `place`, where there is one. [`Error::Device`] where that has no room for it.
+    pub fn on(mut self, place: Option<&Place>) -> Result<Self, Error> {
+        self.device = place.map(|place| Backend::new(place, self.config(), self.positions)).transpose()?;
+        Ok(self)
     }
 
     /// Name, shape and first values of each tensor, in name order.
@@ -194,6 +216,10 @@ impl Engine {
     /// Mean loss in nats per token over all sequences, each of T + 1 tokens.
     pub fn loss(&mut self, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<f64, Error> {
         self.check_sequences(sequences)?;
+        if let Some(device) = &self.device {
+            self.model.layout().check(parameters)?;
+            return device.loss(parameters, sequences);
+        }
         self.model.layout().flatten(parameters, &mut self.parameters)?;
         let (model, parameters) = (&self.model, self.parameters.as_slice());
         let (unit, workers, team) = (self.unit_sequences(), &mut self.workers, self.team);
@@ -220,6 +246,10 @@ impl Engine {
         if !(1..=length).contains(&tokens.len()) || tokens.iter().any(|t| *t as usize >= vocabulary) {
             return Err(Error::Sequence { index: 0, length, vocabulary });
         }
+        if let Some(device) = &self.device {
+            self.model.layout().check(parameters)?;
+            return device.logits(parameters, tokens, length);
+        }
         self.model.layout().flatten(parameters, &mut self.parameters)?;
         // No token sees those after it: what fills the sequence up does not matter.
         let mut sequence = tokens.to_vec();
@@ -231,6 +261,10 @@ impl Engine {
     /// Mean loss as [`Engine::loss`] and its exact gradient.
     pub fn gradient(&mut self, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<(f64, Tensors), Error> {
         self.check_sequences(sequences)?;
+        if let Some(device) = &self.device {
+            self.model.layout().check(parameters)?;
+            return device.gradient(parameters, sequences);
+        }
         self.model.layout().flatten(parameters, &mut self.parameters)?;
         let (loss, _) = self.flat_gradient(sequences)?;
         Ok((loss, self.model.layout().tensors(&self.gradient)?))

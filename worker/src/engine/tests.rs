@@ -2,18 +2,17 @@
 
 use bistro_api::run::{Model, Preset, Training};
 use bistro_protocol::tensors::Tensors;
-use candle_core::{DType, Device};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Error, Optimizer, Work, model::reference};
+use super::{Engine, Error, Optimizer, Work, device::tests::oracle};
 
-fn preset(preset: Preset) -> Model {
+pub(super) fn preset(preset: Preset) -> Model {
     Model { preset: Some(preset), config: None }
 }
 
 /// Grouped queries, heads that do not fill the width, an odd vocabulary.
-fn grouped() -> Model {
+pub(super) fn grouped() -> Model {
     let config = json!({
         "model_type": "llama", "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 61, "rms_norm_eps": 1e-5,
@@ -22,7 +21,7 @@ fn grouped() -> Model {
 }
 
 /// The other family, with a head of its own and with a tied one.
-fn gpt2(tied: bool) -> Model {
+pub(super) fn gpt2(tied: bool) -> Model {
     let config = json!({
         "model_type": "gpt2", "n_embd": 24, "n_inner": 40, "n_layer": 2, "n_head": 3, "vocab_size": 61,
         "n_positions": 160, "tie_word_embeddings": tied,
@@ -31,7 +30,7 @@ fn gpt2(tied: bool) -> Model {
 }
 
 /// Grouped queries, a tied head, and parameters enough for threads to share each operation.
-fn shared() -> Model {
+pub(super) fn shared() -> Model {
     let config = json!({
         "model_type": "llama", "hidden_size": 192, "intermediate_size": 1000, "num_hidden_layers": 3,
         "num_attention_heads": 6, "num_key_value_heads": 3, "vocab_size": 1009, "tie_word_embeddings": true,
@@ -40,7 +39,7 @@ fn shared() -> Model {
 }
 
 /// As [`shared`], of the other family.
-fn shared_gpt2() -> Model {
+pub(super) fn shared_gpt2() -> Model {
     let config = json!({
         "model_type": "gpt2", "n_embd": 192, "n_layer": 4, "n_head": 6, "vocab_size": 2003, "n_positions": 256,
     });
@@ -48,13 +47,13 @@ fn shared_gpt2() -> Model {
 }
 
 /// Sequences with some structure, the same on every run.
-fn sequences(n: usize, length: usize, vocabulary: u32) -> Vec<Vec<u32>> {
+pub(super) fn sequences(n: usize, length: usize, vocabulary: u32) -> Vec<Vec<u32>> {
     let token = |s: usize, t: usize| ((s * 31 + t * t * 7 + t / 3) as u32).wrapping_mul(2_654_435_761) % vocabulary;
     (0..n).map(|s| (0..=length).map(|t| token(s, t)).collect()).collect()
 }
 
 /// First parameters with norms moved away from 1 and larger embeddings, so that no gradient is tiny.
-fn parameters(engine: &Engine) -> Tensors {
+pub(super) fn parameters(engine: &Engine) -> Tensors {
     let mut i = 0u32;
     engine.initial(7).expect("initial").map(|x| {
         i = i.wrapping_add(1);
@@ -63,12 +62,12 @@ fn parameters(engine: &Engine) -> Tensors {
     })
 }
 
-fn training(batch: u32, steps: u32) -> Training {
+pub(super) fn training(batch: u32, steps: u32) -> Training {
     let value = json!({"learningRate": "3e-3", "batchSequences": batch, "innerSteps": steps});
     serde_json::from_value(value).expect("well formed")
 }
 
-fn train(
+pub(super) fn train(
     engine: &mut Engine,
     base: &Tensors,
     sequences: &[Vec<u32>],
@@ -80,7 +79,7 @@ fn train(
 }
 
 /// 1 - cos and relative distance of two vectors.
-fn difference(a: &[f32], b: &[f32]) -> (f64, f64) {
+pub(super) fn difference(a: &[f32], b: &[f32]) -> (f64, f64) {
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum::<f64>();
     let minus: Vec<f32> = a.iter().zip(b).map(|(x, y)| x - y).collect();
     (1.0 - dot(a, b) / (dot(a, a) * dot(b, b)).sqrt(), (dot(&minus, &minus) / dot(b, b)).sqrt())
@@ -102,8 +101,7 @@ fn every_gradient_equals_candle_s_in_double_precision() {
         let parameters = parameters(&engine);
         let sequences = sequences(n, length as usize, 61);
         let (loss, gradient) = engine.gradient(&parameters, &sequences).expect("computes");
-        let (wanted_loss, wanted) =
-            reference::gradient(engine.config(), &parameters, &sequences, DType::F64, &Device::Cpu).expect("reference");
+        let (wanted_loss, wanted) = oracle(engine.config(), &parameters, &sequences);
         assert!((loss - wanted_loss).abs() < 1e-6 * wanted_loss, "loss {loss} instead of {wanted_loss}");
         assert!(gradient.same_schema(&wanted));
         for (ours, theirs) in gradient.iter().zip(&wanted) {

@@ -4,7 +4,7 @@ use bistro_api::run::{InnerOptimizer, Training};
 use bistro_protocol::tensors::Tensors;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Error, Optimizer, Recipe, optimizer::Moments, within};
+use super::{Engine, Error, Optimizer, Recipe, device, optimizer::Moments, within};
 
 /// What one window asks for.
 pub struct Work<'a> {
@@ -44,9 +44,15 @@ pub struct Trained {
 /// and moments are in memory once each.
 pub struct Session<'a> {
     engine: &'a mut Engine,
-    recipe: Recipe,
-    learning_rate: f64,
-    moments: Moments,
+    on: On,
+}
+
+/// Where parameters and moments are.
+enum On {
+    /// Here, and in the engine's buffers.
+    Cpu { recipe: Recipe, learning_rate: f64, moments: Moments },
+    /// On the engine's device.
+    Device(Box<device::Training>),
 }
 
 impl<'a> Session<'a> {
@@ -60,33 +66,47 @@ impl<'a> Session<'a> {
         windows: u64,
     ) -> Result<Self, Error> {
         let recipe = Recipe::new(training)?;
-        let moments = match training.inner_optimizer {
-            InnerOptimizer::Kept => engine.moments(optimizer)?,
-            InnerOptimizer::Fresh => engine.moments(&Optimizer::fresh())?,
+        let fresh = Optimizer::fresh();
+        let optimizer = match training.inner_optimizer {
+            InnerOptimizer::Kept => optimizer,
+            InnerOptimizer::Fresh => &fresh,
         };
+        if let Some(device) = engine.device.clone() {
+            engine.check_fits(base, optimizer)?;
+            let training = device::Training::new(device, base, optimizer, training, windows)?;
+            return Ok(Self { engine, on: On::Device(Box::new(training)) });
+        }
+        let moments = engine.moments(optimizer)?;
         engine.model.layout().flatten(base, &mut engine.parameters)?;
         let learning_rate = recipe.learning_rate(windows);
-        Ok(Self { engine, recipe, learning_rate, moments })
+        Ok(Self { engine, on: On::Cpu { recipe, learning_rate, moments } })
     }
 
     /// One step on a batch. Gives the mean loss before it, in nats per token, and the norm of the gradient before clipping.
     pub fn step(&mut self, sequences: &[Vec<u32>]) -> Result<(f64, f64), Error> {
         self.engine.check_sequences(sequences)?;
+        let (recipe, learning_rate, moments) = match &mut self.on {
+            On::Cpu { recipe, learning_rate, moments } => (recipe, *learning_rate, moments),
+            On::Device(training) => return training.step(sequences),
+        };
         let (loss, squares) = self.engine.flat_gradient(sequences)?;
         let (norm, team) = (squares.sqrt(), self.engine.flat_team());
         let Engine { pool, parameters, gradient, .. } = &mut *self.engine;
-        let factor = self.recipe.clip_factor(norm);
+        let factor = recipe.clip_factor(norm);
         within(pool.as_ref(), || {
-            self.moments.step(team, &self.recipe, self.learning_rate, parameters, gradient, factor);
+            moments.step(team, recipe, learning_rate, parameters, gradient, factor);
         });
         Ok((loss, norm))
     }
 
     /// The local parameters and the moments.
     pub fn finish(self) -> Result<(Tensors, Optimizer), Error> {
+        let Moments { m, v, t } = match self.on {
+            On::Cpu { moments, .. } => moments,
+            On::Device(training) => return training.finish(),
+        };
         let layout = self.engine.model.layout();
         layout.check_finite("parameter", &self.engine.parameters)?;
-        let Moments { m, v, t } = self.moments;
         // One after the other, so that there is never more than one of them twice.
         let [m, v] = [m, v].map(|flat| layout.tensors(&flat));
         Ok((layout.tensors(&self.engine.parameters)?, Optimizer { m: m?, v: v?, t }))
@@ -124,6 +144,11 @@ impl Engine {
         let (parameters, moments) = session.finish()?;
         *optimizer = moments;
         Ok(Trained { parameters, loss: losses / f64::from(*inner_steps), tokens })
+    }
+
+    fn check_fits(&self, base: &Tensors, optimizer: &Optimizer) -> Result<(), Error> {
+        let moments = [&optimizer.m, &optimizer.v].into_iter().filter(|_| optimizer.t > 0);
+        [base].into_iter().chain(moments).try_for_each(|tensors| self.model.layout().check(tensors))
     }
 
     fn moments(&self, optimizer: &Optimizer) -> Result<Moments, Error> {

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use bistro_api::{Role, Settings};
+use bistro_api::{Role, Settings, run::Run};
 use bistro_protocol::{clock::Clock, hotkey::Hotkey, object::Agreement, page::Pages};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use crate::{
     bucket::{Bucket, Credentials},
     chain::{self, Chain, Identity, bootstrap},
     data::Dataset,
-    engine::Engine,
+    engine::{self, Engine, Place},
     environment::{Environment, digest_of},
     failure::Failure,
     node::Node,
@@ -32,10 +32,11 @@ pub async fn node(
     telemetry: Telemetry,
     stop: CancellationToken,
 ) -> Result<Node, Failure> {
+    let device = device(&environment)?;
     let waits = Waits { telemetry: telemetry.clone(), stop: stop.clone() };
     let identity = waits.identity(&settings, role, &environment).await?;
     telemetry.status.update(|status| status.hotkey = Some(identity.hotkey().ss58()));
-    of(Some((role, &identity)), identity.hotkey().clone(), settings, environment, telemetry, stop).await
+    of(Some((role, &identity)), identity.hotkey().clone(), device, settings, environment, telemetry, stop).await
 }
 
 /// One that reads only: its hotkey is nobody's, and it takes no place on the subnet.
@@ -43,6 +44,7 @@ pub async fn onlooker(settings: Settings, environment: Environment, stop: Cancel
     of(
         None,
         chain::Hotkey::development("//bistro/onlooker"),
+        device(&environment)?,
         settings,
         environment,
         Telemetry::new(Role::Validator),
@@ -51,9 +53,20 @@ pub async fn onlooker(settings: Settings, environment: Environment, stop: Cancel
     .await
 }
 
+/// Where the engine will compute. Found before anything is waited for: a GPU that does not answer is a fault at once.
+fn device(environment: &Environment) -> Result<Option<Place>, Failure> {
+    let device = Place::find(environment.device, environment.precision).map_err(Failure::permanent)?;
+    match &device {
+        Some(device) => tracing::info!(%device, precision = ?environment.precision, "computes"),
+        None => tracing::info!(device = "cpu", threads = environment.threads, "computes"),
+    }
+    Ok(device)
+}
+
 async fn of(
     place: Option<(Role, &Identity)>,
     wallet: chain::Hotkey,
+    device: Option<Place>,
     settings: Settings,
     environment: Environment,
     telemetry: Telemetry,
@@ -79,8 +92,8 @@ async fn of(
     let state = waits.state(&environment, &agreement, Hotkey(wallet.public())).await?;
     let dataset = waits.dataset(&settings, &environment, &bucket).await?;
     let pages = Pages::new(&settings.run.dataset, dataset.tokens()).map_err(Failure::permanent)?;
-    let (run, threads) = (&settings.run, environment.threads);
-    let engine = Engine::new(&run.model, dataset.vocabulary(), run.dataset.sequence_length, threads);
+    let run = &settings.run;
+    let engine = engine(run, &environment, dataset.vocabulary()).and_then(|engine| engine.on(device.as_ref()));
     let engine = engine.map_err(|e| Failure::permanent(e).context("run.model"))?;
     let shape = engine.specs().into_iter().map(|spec| (spec.name, spec.shape)).collect();
     telemetry.message("");
@@ -105,6 +118,34 @@ async fn of(
         state,
         stop,
     })
+}
+
+/// An engine that fits into the memory of the container, as far as that is up to it.
+fn engine(run: &Run, environment: &Environment, vocabulary: u32) -> Result<Engine, engine::Error> {
+    let build = |recompute| {
+        let build = if recompute { Engine::recomputing } else { Engine::new };
+        build(&run.model, vocabulary, run.dataset.sequence_length, environment.threads)
+    };
+    let engine = build(environment.recompute == Some(true))?;
+    let bytes = engine.training_bytes(run.training.batch_sequences as usize);
+    // What is not training's: the base, older moments, what is downloaded.
+    let limit = memory_limit().filter(|limit| environment.recompute.is_none() && bytes > limit / 2);
+    let (engine, bytes) = match limit {
+        None => (engine, bytes),
+        Some(limit) => {
+            tracing::info!(limit_mib = limit >> 20, "activations are computed again, to save memory");
+            let engine = build(true)?;
+            let bytes = engine.training_bytes(run.training.batch_sequences as usize);
+            (engine, bytes)
+        }
+    };
+    tracing::info!(mib = bytes.div_ceil(1 << 20), "training takes");
+    Ok(engine)
+}
+
+/// Of the container, in bytes; `None` where there is none.
+fn memory_limit() -> Option<u64> {
+    std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok()
 }
 
 /// Things that may come later: each is waited for, and named in the status meanwhile.

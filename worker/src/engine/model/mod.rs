@@ -5,7 +5,6 @@ mod gpt2;
 mod head;
 mod hugging_face;
 mod llama;
-pub mod reference;
 
 pub use self::{
     config::{Config, ConfigError, Family},
