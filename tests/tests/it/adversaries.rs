@@ -1,7 +1,7 @@
 //! What cheats earn. The arena merges honest work alone; a cheat's work is scored beside it.
 
 use bistro_api::run::InnerOptimizer;
-use bistro_protocol::{check::Verdict, mechanism::cosine::RECOMPUTED};
+use bistro_protocol::{check::Verdict, mechanism::audit::RECOMPUTED};
 use bistro_tests::{
     arena::Arena,
     cheat::Cheat,

@@ -10,12 +10,18 @@ use bistro_tests::{
 
 /// Losses of the base after each window.
 fn learn(text: &Text, run: Run, miners: usize, windows: usize) -> Vec<f64> {
+    learn_and_count(text, run, miners, windows).0
+}
+
+/// The same, and the million bytes that one miner published.
+fn learn_and_count(text: &Text, run: Run, miners: usize, windows: usize) -> (Vec<f64>, f64) {
     let mut arena = Arena::new(text, run, miners, &[]);
     let mut loss = |_| {
         arena.play();
         arena.loss()
     };
-    (0..windows).map(&mut loss).collect()
+    let losses = (0..windows).map(&mut loss).collect();
+    (losses, arena.bytes() as f64 / 1e6)
 }
 
 /// Many miners learn faster than one; a slice costs little of that, and all of it where its gain is left out.
@@ -73,8 +79,7 @@ fn bench_convergence() {
     let mut learned: Vec<Learned> = Vec::new();
     for (name, miners, knobs) in RUNS {
         let windows = (60 * Knobs::DEFAULT.steps / knobs.steps) as usize;
-        let mbytes = (windows * Arena::new(&text, small(knobs), miners, &[]).bytes()) as f64 / 1e6;
-        let losses = learn(&text, small(knobs), miners, windows);
+        let (losses, mbytes) = learn_and_count(&text, small(knobs), miners, windows);
         let loss = losses[windows - 1];
         let single = learned.first().map_or(loss, |single| single.loss);
         let reached = losses.iter().position(|l| *l <= single).map(|w| (w + 1) as f64 / windows as f64);
@@ -102,6 +107,43 @@ fn targets(learned: &[Learned]) -> Vec<Target> {
         Target::at_most(3, "one step a window: loss at ratio 10 less dense", 0.05, more("h1-c10", "h1-dense")),
         Target::at_most(3, "one step a window: loss at ratio 100 less alone", -0.15, more("h1-c100", "single")),
     ]
+}
+
+/// Names and what is special: the same eight miners and windows, with what they publish written in other ways.
+const COMPRESSED: [(&str, Knobs<'static>); 12] = [
+    ("dense", Knobs::DEFAULT),
+    ("c10", Knobs { ratio: 10, ..Knobs::DEFAULT }),
+    ("top64-0", top(64, "0")),
+    ("top64-0.5", top(64, "0.5")),
+    ("top64-0.9", top(64, "0.9")),
+    ("top64-0.95", top(64, "0.95")),
+    ("top64-1", top(64, "1")),
+    ("top256-0", top(256, "0")),
+    ("top256-0.9", top(256, "0.9")),
+    ("top64-0-gain4", Knobs { gain: Some("4"), ..top(64, "0") }),
+    ("top64-0.9-gain2", Knobs { gain: Some("2"), ..top(64, "0.9") }),
+    ("reduction-top64-0.9", Knobs { mechanism: "lossReduction", ..top(64, "0.9") }),
+];
+
+/// The `k` largest of 4096 in two bits.
+const fn top(k: u32, decay: &'static str) -> Knobs<'static> {
+    Knobs { top_k: Some((k, decay)), ..Knobs::DEFAULT }
+}
+
+/// `make bench-convergence`, after the runs above: what compressed work costs and what error feedback brings.
+#[test]
+#[ignore = "a benchmark: make bench-convergence"]
+fn bench_convergence_topk() {
+    let text = Text::frozen();
+    let windows = std::env::var("WINDOWS").ok().and_then(|w| w.parse().ok()).unwrap_or(60);
+    for (name, knobs) in COMPRESSED {
+        let (losses, mbytes) = learn_and_count(&text, small(knobs), 8, windows);
+        let [half, last] = [windows / 2, windows].map(|w| losses[w - 1]);
+        println!(
+            "BENCH convergence.topk run={name} miners=8 windows={windows} loss_half={half:.3} loss={last:.3} mbytes={mbytes:.3} text={}",
+            text.digest()
+        );
+    }
 }
 
 /// `make bench-sweep`: the quickstart at other rates and ratios. WINDOWS shortens it.
