@@ -56,15 +56,22 @@ fn work_that_breaks_a_rule_is_rejected() {
 fn an_audit_finds_half_of_the_work() {
     let text = Text::generated(1 << 20);
     let cheats = [Cheat::HalfSteps, Cheat::HalfPages, Cheat::Pair, Cheat::QuarterShout];
-    for mechanism in ["cosine", "taylor", "lossReduction"] {
-        let knobs = Knobs { mechanism, ratio: 10, optimizer: InnerOptimizer::Fresh, ..Knobs::default() };
+    let (sliced, compressed) = ((10, None), (1, Some((64, "0"))));
+    for (mechanism, (ratio, top_k)) in [
+        ("cosine", sliced),
+        ("taylor", sliced),
+        ("lossReduction", sliced),
+        ("cosine", compressed),
+        ("lossReduction", compressed),
+    ] {
+        let knobs = Knobs { mechanism, ratio, top_k, optimizer: InnerOptimizer::Fresh, ..Knobs::default() };
         let mut arena = Arena::new(&text, smallest(knobs), 3, &cheats);
         for _ in 0..3 {
             let played = arena.play();
             let cosines: Vec<f64> = (0..7).map(|uid| audit_cosine(&mut arena, &played, uid)).collect();
             assert!(
                 cosines[..3].iter().all(|c| *c > 0.9999) && cosines[3..].iter().all(|c| *c < RECOMPUTED),
-                "{mechanism}: {cosines:?}"
+                "{mechanism} {top_k:?}: {cosines:?}"
             );
         }
     }
@@ -76,10 +83,15 @@ fn an_audit_finds_half_of_the_work() {
 fn bench_adversaries() {
     let text = Text::frozen();
     let (kept, fresh) = (InnerOptimizer::Kept, InnerOptimizer::Fresh);
-    for (setting, optimizer, evaluations, windows) in
-        [("kept", kept, 256, 40), ("fresh", fresh, 256, 40), ("kept", kept, 8, 100)]
-    {
-        let knobs = Knobs { ratio: 10, optimizer, ..Knobs::default() };
+    let (sliced, compressed) = ((10, None), |decay| (1, Some((64, decay))));
+    for (setting, optimizer, evaluations, windows, (ratio, top_k)) in [
+        ("kept", kept, 256, 40, sliced),
+        ("fresh", fresh, 256, 40, sliced),
+        ("kept", kept, 8, 100, sliced),
+        ("topk-kept", kept, 256, 40, compressed("0.9")),
+        ("topk-fresh", fresh, 256, 40, compressed("0")),
+    ] {
+        let knobs = Knobs { ratio, top_k, optimizer, ..Knobs::default() };
         let mut arena = Arena::new(&text, small(knobs), HONEST, &Cheat::ALL);
         let everybody = HONEST + Cheat::ALL.len();
         // By uid: the smallest cosine of an honest audit, the largest of a cheat's.

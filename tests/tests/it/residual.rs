@@ -130,7 +130,10 @@ async fn strike(subnet: &Subnet, miner: crate::support::Node, blow: Blow, window
     miner.kill().await;
     match blow {
         Blow::TrainingTwice => {
-            std::fs::copy(file("residual", window), file("left", window)).expect("it carries something");
+            let files = std::fs::read_dir(&state).expect("a folder").flatten().map(|entry| entry.path());
+            let carries = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("residual-"));
+            let newest = files.filter(carries).max().expect("it carries something");
+            std::fs::copy(newest, file("left", window)).expect("copied");
         }
         Blow::TooLate => drop(subnet.chain.wait_for(clock.uploads_close(window) + 4).await),
         Blow::Followed => {
