@@ -126,7 +126,7 @@ fn compressed_work_fits_the_rest_of_the_run() {
     let reduction = |settings: Value| with(subnet(), "/spec/run/mechanism", json!({ "lossReduction": settings }));
     let stored = accepted(&cosine(json!({"sliceRatio": 1, "compression": {"topK": {}}})));
     let top_k = &stored["spec"]["run"]["mechanism"]["cosine"]["compression"]["topK"];
-    assert_eq!(*top_k, json!({"k": 64, "values": "twoBit", "decay": "0.9"}), "the defaults");
+    assert_eq!(*top_k, json!({"k": 64, "values": "twoBit", "decay": "0.95"}), "the defaults");
     let whole = json!({"compression": {"topK": {"k": 4096, "values": "bf16", "decay": "1"}}});
     accepted(&reduction(whole));
     refused(&cosine(json!({"compression": {"topK": {}}})), "spec.run.mechanism.cosine", "set cosine.sliceRatio to 1");

@@ -131,7 +131,8 @@ async fn strike(subnet: &Subnet, miner: crate::support::Node, blow: Blow, window
     match blow {
         Blow::TrainingTwice => {
             let files = std::fs::read_dir(&state).expect("a folder").flatten().map(|entry| entry.path());
-            let carries = |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("residual-"));
+            let carries =
+                |path: &PathBuf| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("residual-"));
             let newest = files.filter(carries).max().expect("it carries something");
             std::fs::copy(newest, file("left", window)).expect("copied");
         }
