@@ -170,7 +170,7 @@ bench-text: build ## Collect the text of the benchmarks, the same for ever: pinn
 # One benchmark at a time: each uses all cores.
 BENCH = BISTRO_TEXT=$(TEXT) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1
 
-bench-convergence: bench-text ## Loss of one miner and of many: dense, at ratio 10 and 4, without the gain, with fresh moments, one step a window
+bench-convergence: bench-text ## Loss of one miner and of many: dense, at ratio 10 and 4, without the gain, with fresh moments, one step a window, compressed
 	$(BENCH) bench_convergence
 
 bench-adversaries: bench-text ## What each cheat earns, with kept and with fresh moments

@@ -5,6 +5,7 @@
 use codec::{Encode, Output};
 
 use crate::{
+    compression::Compression,
     mechanism::{Averaging, Mechanism},
     run::{MergeRule, Model, Run},
 };
@@ -36,19 +37,35 @@ impl Encode for MergeRule {
     }
 }
 
+/// Added to the number of a mechanism whose work is compressed.
+const COMPRESSED: u8 = 128;
+
 /// The number of the mechanism, then its settings: cosine 1, gradientDifference 2, taylor 3, lossReduction 4, lossWins 5;
-/// none, which nobody accepts, 0.
+/// none, which nobody accepts, 0. Where its work is compressed, the number is [`COMPRESSED`] higher and the compression
+/// follows the settings.
 impl Encode for Mechanism {
     fn encode_to<T: Output + ?Sized>(&self, dest: &mut T) {
         let Self { cosine, gradient_difference, taylor, loss_reduction, loss_wins } = self;
         match (cosine, gradient_difference, taylor, loss_reduction, loss_wins) {
-            (Some(settings), None, None, None, None) => (1u8, settings).encode_to(dest),
+            (Some(settings), None, None, None, None) => encode_compressible(1, settings, &settings.compression, dest),
             (None, Some(settings), None, None, None) => (2u8, settings).encode_to(dest),
             (None, None, Some(settings), None, None) => (3u8, settings).encode_to(dest),
-            (None, None, None, Some(settings), None) => (4u8, settings).encode_to(dest),
+            (None, None, None, Some(settings), None) => encode_compressible(4, settings, &settings.compression, dest),
             (None, None, None, None, Some(settings)) => (5u8, settings).encode_to(dest),
             _ => 0u8.encode_to(dest),
         }
+    }
+}
+
+fn encode_compressible<T: Output + ?Sized>(
+    number: u8,
+    settings: &impl Encode,
+    compression: &Option<Compression>,
+    dest: &mut T,
+) {
+    match compression {
+        Some(compression) => (number + COMPRESSED, settings, compression).encode_to(dest),
+        None => (number, settings).encode_to(dest),
     }
 }
 
@@ -125,6 +142,21 @@ mod tests {
         );
     }
 
+    /// Two nodes must agree on this for ever.
+    #[test]
+    fn the_digest_of_a_run_with_compressed_work_is_pinned() {
+        let mut run = quickstart();
+        let top_k = json!({"k": 32, "values": "f32", "decay": "0.5"});
+        let mechanism = json!({"cosine": {"sliceRatio": 1, "compression": {"topK": top_k}}});
+        run.mechanism = serde_json::from_value(mechanism).expect("a mechanism");
+        assert_eq!(hex::encode(run_digest(&run)), "7e9f44d43bda50733c1741458d7b4016a1320c36993b5100338219cb429f7540");
+        let encoded = run.mechanism.encode();
+        let text = |decimal: &str| decimal.to_owned().encode();
+        let settings = [&1u32.to_le_bytes()[..], &[0], &text("0"), &text("1.0")].concat();
+        let compression = [&[1][..], &32u32.to_le_bytes(), &[2], &text("0.5")].concat();
+        assert_eq!(encoded, [&[129][..], &settings, &compression].concat(), "number, settings, compression");
+    }
+
     #[test]
     fn defaults_count_as_if_written() {
         let mut value = serde_json::to_value(quickstart()).expect("serialises");
@@ -175,6 +207,11 @@ mod tests {
             averaging(json!({"uniform": {}})),
             averaging(json!({"scoreWeighted": {}})),
             averaging(json!({"parameterized": {"steps": 60}})),
+            with(json!({"cosine": {"sliceRatio": 4, "compression": {"topK": {}}}})),
+            with(json!({"cosine": {"sliceRatio": 4, "compression": {"topK": {"k": 63}}}})),
+            with(json!({"cosine": {"sliceRatio": 4, "compression": {"topK": {"values": "bf16"}}}})),
+            with(json!({"cosine": {"sliceRatio": 4, "compression": {"topK": {"decay": "0"}}}})),
+            with(json!({"lossReduction": {"compression": {"topK": {}}}})),
         ];
         for (i, digest) in digests.iter().enumerate() {
             assert!(!digests[..i].contains(digest), "mechanism {i}");

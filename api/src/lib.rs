@@ -2,6 +2,7 @@
 //!
 //! Everything else depends on this crate and it depends on nothing of Bistro: no IO, no tensors, no runtime.
 
+pub mod compression;
 pub mod conditions;
 pub mod decimal;
 pub mod digest;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use codec::Encode;
 
 use crate::{
+    compression::Compression,
     decimal::{Decimal, literal},
     run::{one, zero},
 };
@@ -40,6 +41,10 @@ pub struct Mechanism {
 /// Settings of the mechanism `cosine`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "!has(self.compression) || self.sliceRatio == 1",
+    "cosine.sliceRatio must be 1 with compression, which picks by itself what is sent: set cosine.sliceRatio to 1"
+))]
 pub struct Cosine {
     /// A miner publishes one entry in so many.
     #[serde(default = "ten")]
@@ -54,6 +59,10 @@ pub struct Cosine {
     /// Scale of the published reward, R = alpha * score.
     #[serde(default = "one")]
     pub alpha: Decimal,
+    /// How the delta is compressed; absent: 32 bits for each published entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[codec(skip)] // Encoded with the number of the mechanism: digests of runs without it are as before.
+    pub compression: Option<Compression>,
 }
 
 /// Settings of the mechanism `gradientDifference`.
@@ -107,6 +116,10 @@ pub enum TaylorFormula {
 /// Settings of the mechanism `lossReduction`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema, Encode)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = (
+    "!has(self.compression) || self.sliceRatio == 1",
+    "lossReduction.sliceRatio must be 1 with compression, which picks by itself what is sent: leave lossReduction.sliceRatio out"
+))]
 pub struct LossReduction {
     /// A miner publishes one entry in so many; 1 publishes the whole delta.
     #[serde(default = "unit")]
@@ -122,6 +135,10 @@ pub struct LossReduction {
     /// How the averager weighs the work of the miners. Exactly one member.
     #[serde(default)]
     pub averaging: Averaging,
+    /// How the delta is compressed; absent: 32 bits for each published entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[codec(skip)] // As that of `cosine`.
+    pub compression: Option<Compression>,
 }
 
 /// How the averager weighs work. Exactly one member.

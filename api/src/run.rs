@@ -29,6 +29,15 @@ pub const MIN_PHASE_BLOCKS: u32 = 5;
 ), validation = (
     "!has(self.mechanism.lossReduction) || has(self.merge.rule.mean)",
     "merge.rule must be mean with lossReduction: its averager learns how much of each work counts (mechanism.lossReduction.averaging)"
+), validation = (
+    "!has(self.mechanism.cosine) || !has(self.mechanism.cosine.compression) || has(self.merge.rule.mean)",
+    "merge.rule must be mean with cosine.compression: of an entry that few miners send, a trimmed mean or a median is zero"
+), validation = (
+    "self.training.innerOptimizer != 'fresh' || !has(self.mechanism.cosine) || !has(self.mechanism.cosine.compression) || !has(self.mechanism.cosine.compression.topK) || double(self.mechanism.cosine.compression.topK.decay) == 0.0",
+    "cosine.compression.topK.decay must be \"0\" with training.innerOptimizer: fresh: an audit does the work of one window again, and nobody but the miner knows what it carried into it"
+), validation = (
+    "self.training.innerOptimizer != 'fresh' || !has(self.mechanism.lossReduction) || !has(self.mechanism.lossReduction.compression) || !has(self.mechanism.lossReduction.compression.topK) || double(self.mechanism.lossReduction.compression.topK.decay) == 0.0",
+    "lossReduction.compression.topK.decay must be \"0\" with training.innerOptimizer: fresh: an audit does the work of one window again, and nobody but the miner knows what it carried into it"
 ))]
 pub struct Run {
     /// Number of this agreement; it only grows. Every change of the run needs a higher id.

@@ -2,6 +2,9 @@
 //!
 //! The signature covers what the tensors are (their digest) and what they are for (chain, subnet, run, window,
 //! base); these fields and the signature stand in `__metadata__`, and nothing else does.
+//!
+//! Work is written in the [`Form`] that the run asks for: as F32 tensors, or compressed, the bytes of [`topk`] in one U8
+//! tensor of the name `topk`. Everything else is in F32.
 
 use codec::Encode;
 
@@ -12,8 +15,13 @@ use crate::{
     object::{Agreement, Kind},
     tensor_file,
     tensors::Tensors,
+    topk::{self, Sparse},
 };
 
+/// Name of the tensor that holds compressed work.
+const TOP_K: &str = "topk";
+/// What its bytes are hashed under: no set of tensors has a digest that compressed work has.
+const TOP_K_DIGEST: &str = "bistro/v1/topk";
 /// Metadata, signature and padding need less than this.
 const ENVELOPE_BYTES: u64 = 2048;
 /// A tensor's entry in the header without its name: type, shape and offsets.
@@ -34,9 +42,63 @@ pub struct Artifact {
     pub hotkey: Hotkey,
     /// Digest of the base that the work started from.
     pub base: [u8; 32],
-    /// The tensors.
-    pub tensors: Tensors,
+    /// What it holds.
+    pub content: Content,
     signature: [u8; 64],
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Content {
+    /// Tensors, in F32.
+    Tensors(Tensors),
+    /// The bytes of compressed work; what they are depends on shapes and settings ([`Form::read`]).
+    TopK(Vec<u8>),
+}
+
+impl Content {
+    /// The digest that the signature covers.
+    fn digest(&self) -> [u8; 32] {
+        match self {
+            Self::Tensors(tensors) => tensors.digest(),
+            Self::TopK(bytes) => digest_of_row(bytes),
+        }
+    }
+}
+
+fn digest_of_row(bytes: &[u8]) -> [u8; 32] {
+    blake3::derive_key(TOP_K_DIGEST, bytes)
+}
+
+/// How the work of a run is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Every published entry in F32.
+    Dense,
+    /// The largest entries, with these settings.
+    TopK(topk::Settings),
+}
+
+impl Form {
+    /// Upper bound of the size of a file with work of these names and shapes, known before any is seen.
+    pub fn max_bytes(self, shape: &[(String, Vec<usize>)]) -> u64 {
+        match self {
+            Self::Dense => max_bytes(shape),
+            Self::TopK(settings) => {
+                ENVELOPE_BYTES + ENTRY_BYTES + TOP_K.len() as u64 + topk::max_bytes(shape, settings)
+            }
+        }
+    }
+
+    /// The work in a file: tensors of these names and shapes, zero where nothing was sent. `None` where it is of another
+    /// form, or of other names and shapes.
+    pub fn read(self, content: Content, shape: &[(String, Vec<usize>)]) -> Option<Tensors> {
+        match (self, content) {
+            (Self::Dense, Content::Tensors(tensors)) => Some(tensors).filter(|tensors| tensors.has_shape(shape)),
+            (Self::TopK(settings), Content::TopK(bytes)) => topk::decompress(&bytes, shape, settings).ok(),
+            _ => None,
+        }
+    }
 }
 
 /// The bytes of a signed file.
@@ -48,6 +110,33 @@ pub fn encode(
     base: [u8; 32],
     tensors: &Tensors,
 ) -> Vec<u8> {
+    let fields = signed(agreement, window, kind, keypair, base, tensors.digest());
+    tensor_file::write(&fields, tensors)
+}
+
+/// The bytes of a signed file of compressed work.
+pub fn encode_sparse(
+    agreement: &Agreement,
+    window: u64,
+    kind: Kind,
+    keypair: &schnorrkel::Keypair,
+    base: [u8; 32],
+    work: &Sparse,
+) -> Vec<u8> {
+    let row = work.write();
+    let fields = signed(agreement, window, kind, keypair, base, digest_of_row(&row));
+    tensor_file::write_row(&fields, TOP_K, &row)
+}
+
+/// The metadata of a file whose content has this digest.
+fn signed(
+    agreement: &Agreement,
+    window: u64,
+    kind: Kind,
+    keypair: &schnorrkel::Keypair,
+    base: [u8; 32],
+    digest: [u8; 32],
+) -> [(&'static str, String); 10] {
     let mut artifact = Artifact {
         protocol: VERSION,
         agreement: agreement.clone(),
@@ -55,11 +144,11 @@ pub fn encode(
         kind: kind as u8,
         hotkey: Hotkey::from(keypair),
         base,
-        tensors: Tensors::default(),
+        content: Content::Tensors(Tensors::default()),
         signature: [0; 64],
     };
-    artifact.signature = sign(keypair, &artifact.message(tensors.digest()));
-    tensor_file::write(&artifact.fields(), tensors)
+    artifact.signature = sign(keypair, &artifact.message(digest));
+    artifact.fields()
 }
 
 /// Upper bound of the size of a file with tensors of these names and shapes, known before any is seen.
@@ -71,9 +160,13 @@ pub fn max_bytes(shape: &[(String, Vec<usize>)]) -> u64 {
     ENVELOPE_BYTES + shape.iter().map(one).sum::<u64>()
 }
 
-/// Reads a file. The caller bounds its size; everything in it is checked here against that size.
+/// Reads a file. The caller bounds its size; everything in it is checked here against that size. Compressed work stays as
+/// it is: what it holds may be many times its bytes, and nobody has looked at the signature yet.
 pub fn decode(bytes: &[u8]) -> Result<Artifact, Unreadable> {
-    let (fields, tensors) = tensor_file::read(bytes)?;
+    let (fields, content) = match tensor_file::read_row(bytes, TOP_K) {
+        Ok((fields, row)) => (fields, Content::TopK(row.to_vec())),
+        Err(_) => tensor_file::read(bytes).map(|(fields, tensors)| (fields, Content::Tensors(tensors)))?,
+    };
     let field = |name: &str| {
         let found = fields.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str()).ok_or(Unreadable("a field is missing"))
@@ -91,20 +184,20 @@ pub fn decode(bytes: &[u8]) -> Result<Artifact, Unreadable> {
         hotkey: Hotkey::from_ss58(field("hotkey")?).map_err(|_| Unreadable("the hotkey is no address"))?,
         base: bytes_of(field("base")?)?,
         signature: bytes_of(field("signature")?)?,
-        tensors: Tensors::default(),
+        content,
     };
     // The same value written in another way, or a field that nobody knows, would be another file that means the same.
     let written = artifact.fields();
     if fields.len() != written.len() || !fields.iter().zip(&written).all(|(a, b)| a.0 == b.0 && a.1 == b.1) {
         return Err(Unreadable("a field is not written in its one valid form"));
     }
-    Ok(Artifact { tensors, ..artifact })
+    Ok(artifact)
 }
 
 impl Artifact {
     /// Whether `hotkey` signed this file, all of it.
     pub fn is_signed_by(&self, hotkey: &Hotkey) -> bool {
-        self.hotkey == *hotkey && hotkey.verifies(&self.message(self.tensors.digest()), &self.signature)
+        self.hotkey == *hotkey && hotkey.verifies(&self.message(self.content.digest()), &self.signature)
     }
 
     /// Whether `hotkey` signed it as a `kind` of this `window` of the run, over this base.
@@ -118,7 +211,7 @@ impl Artifact {
     }
 
     /// What is signed.
-    fn message(&self, tensors: [u8; 32]) -> Vec<u8> {
+    fn message(&self, content: [u8; 32]) -> Vec<u8> {
         let Self {
             protocol,
             agreement: Agreement { genesis, netuid, run, run_digest },
@@ -128,7 +221,7 @@ impl Artifact {
             base,
             ..
         } = self;
-        ("bistro/artifact", protocol, genesis, netuid, run, run_digest, window, kind, hotkey.0, base, tensors).encode()
+        ("bistro/artifact", protocol, genesis, netuid, run, run_digest, window, kind, hotkey.0, base, content).encode()
     }
 
     /// The fields of the metadata by key, the signature among them.
@@ -159,107 +252,4 @@ fn bytes_of<const N: usize>(text: &str) -> Result<[u8; N], Unreadable> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::{hotkey::tests::keypair, object::tests::agreement, tensors::Tensor};
-
-    pub(crate) fn tensors() -> Tensors {
-        let tensor =
-            |name: &str, data: &[f32]| Tensor { name: name.into(), shape: vec![data.len()], data: data.into() };
-        Tensors::new(vec![tensor("b", &[1.0, -2.0, 3.5]), tensor("a\"\u{e9}", &[0.0])]).expect("valid")
-    }
-
-    fn file() -> Vec<u8> {
-        encode(&agreement(), 5, Kind::Delta, &keypair(1), [3; 32], &tensors())
-    }
-
-    #[test]
-    fn what_was_encoded_is_read_back_and_signed() {
-        let artifact = decode(&file()).expect("canonical");
-        assert_eq!((&artifact.tensors, artifact.window, artifact.kind, artifact.base), (&tensors(), 5, 2, [3; 32]));
-        assert_eq!(artifact.agreement, agreement());
-        assert!(artifact.is_signed_by(&Hotkey::from(&keypair(1))));
-        assert!(!artifact.is_signed_by(&Hotkey::from(&keypair(2))));
-    }
-
-    #[test]
-    fn the_bound_holds() {
-        let shape: Vec<_> = tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
-        assert!(file().len() as u64 <= max_bytes(&shape));
-    }
-
-    #[test]
-    fn a_changed_byte_is_never_accepted() {
-        let bytes = file();
-        for i in 0..bytes.len() {
-            let mut changed = bytes.clone();
-            changed[i] ^= 1;
-            let accepted = decode(&changed).is_ok_and(|a| a.is_signed_by(&Hotkey::from(&keypair(1))));
-            assert!(!accepted, "byte {i}");
-        }
-    }
-
-    /// The same content with other spacing or order is another file with the same meaning: not accepted.
-    #[test]
-    fn only_the_one_form_is_read() {
-        let bytes = file();
-        let length = u64::from_le_bytes(*bytes.first_chunk().expect("length")) as usize;
-        let mut padded = (length as u64 + 8).to_le_bytes().to_vec();
-        padded.extend_from_slice(&bytes[8..8 + length]);
-        padded.extend_from_slice(b"        ");
-        padded.extend_from_slice(&bytes[8 + length..]);
-        assert!(decode(&padded).is_err(), "more blanks than needed");
-        let mut longer = bytes.clone();
-        longer.push(0);
-        assert!(decode(&longer).is_err(), "bytes behind the last tensor");
-    }
-
-    #[test]
-    fn fields_have_one_way_to_be_written() {
-        let (fields, tensors) = tensor_file::read(&file()).expect("canonical");
-        let with = |name: &str, value: &str| {
-            let change = |(k, v): &(String, String)| if k == name { value.to_owned() } else { v.clone() };
-            let changed: Vec<_> = fields.iter().map(|field| (field.0.as_str(), change(field))).collect();
-            decode(&tensor_file::write(&changed, &tensors)).map(|a| a.window)
-        };
-        assert_eq!(with("window", "6"), Ok(6));
-        for (name, value) in [("window", "05"), ("window", "+5"), ("base", "AB"), ("base", ""), ("netuid", "65536")] {
-            assert!(with(name, value).is_err(), "{name} {value}");
-        }
-        let upper = fields.iter().find(|(k, _)| k == "signature").map(|(_, v)| v.to_uppercase()).expect("is there");
-        assert!(with("signature", &upper).is_err());
-        let mut more: Vec<_> = fields.iter().map(|(k, v)| (k.as_str(), v.clone())).collect();
-        more.push(("zeal", String::new()));
-        assert!(decode(&tensor_file::write(&more, &tensors)).is_err(), "a field that nobody knows");
-        assert!(decode(&tensor_file::write(&more[1..10], &tensors)).is_err(), "a field is missing");
-    }
-
-    proptest! {
-        #[test]
-        fn garbage_never_panics(bytes: Vec<u8>, header: String) {
-            prop_assert!(decode(&bytes).is_err());
-            let mut file = (header.len() as u64).to_le_bytes().to_vec();
-            file.extend_from_slice(header.as_bytes());
-            prop_assert!(decode(&file).is_err());
-        }
-
-        #[test]
-        fn any_tensors_survive(data in proptest::collection::vec(any::<f32>().prop_filter("comparable", |x| !x.is_nan()), 1..50), name in "\\PC{1,20}") {
-            let tensors = Tensors::new(vec![Tensor { name, shape: vec![data.len()], data }]).expect("valid");
-            let bytes = encode(&agreement(), 5, Kind::Delta, &keypair(1), [3; 32], &tensors);
-            prop_assert_eq!(decode(&bytes).map(|a| a.tensors), Ok(tensors));
-        }
-    }
-
-    /// Two nodes must agree on this for ever: what is signed.
-    #[test]
-    fn the_signed_message_is_pinned() {
-        let artifact = decode(&file()).expect("canonical");
-        assert_eq!(
-            hex::encode(blake3::hash(&artifact.message([4; 32])).as_bytes()),
-            "7abb37261c3f04a6ae82fd59209c1532eef85833f9229d37ac886c4622bfb0fc"
-        );
-    }
-}
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub use crate::verdict::Verdict;
 use crate::{
     VERSION,
-    artifact::{self, Artifact},
+    artifact::{self, Artifact, Form},
     clock::Clock,
     hotkey::Hotkey,
     mechanism::loss_wins::Commitment,
@@ -62,6 +62,8 @@ pub struct Rules<'a> {
     pub base: [u8; 32],
     /// Names and shapes that the work must have.
     pub shape: &'a [(String, Vec<usize>)],
+    /// How it must be written.
+    pub form: Form,
     /// Timestamp in milliseconds of the block that closes the commits.
     pub commits_close_ms: u64,
     /// Timestamp in milliseconds of the block that closes the uploads.
@@ -85,7 +87,7 @@ impl Rules<'_> {
             return Err(Verdict::Unreadable);
         }
         let commit: Commit = object::open(self.agreement, hotkey, self.window, Kind::Commit, bytes)?.body;
-        if commit.size > artifact::max_bytes(self.shape) {
+        if commit.size > self.form.max_bytes(self.shape) {
             return Err(Verdict::Oversize);
         }
         Ok(commit)
@@ -107,7 +109,7 @@ impl Rules<'_> {
         if !self.clock.in_time(found.last_modified, self.uploads_close_ms) {
             return Err(Verdict::Late);
         }
-        if found.size > artifact::max_bytes(self.shape) {
+        if found.size > self.form.max_bytes(self.shape) {
             return Err(Verdict::Oversize);
         }
         if found.size != commit.size {
@@ -117,7 +119,7 @@ impl Rules<'_> {
     }
 
     /// Checks the work itself: not-committed, unreadable, forged, run-mismatch, wrong-window, stale-base,
-    /// wrong-schema, not-finite.
+    /// wrong-schema, not-finite. Compressed work is unpacked when all but the last two are passed.
     pub fn artifact(&self, hotkey: &Hotkey, commit: &Commit, bytes: &[u8]) -> Result<Tensors, Verdict> {
         if Commit::of(bytes) != *commit {
             return Err(Verdict::NotCommitted);
@@ -126,13 +128,14 @@ impl Rules<'_> {
         if artifact.base != self.base {
             return Err(Verdict::StaleBase);
         }
-        if artifact.kind != self.kind as u8 || !artifact.tensors.has_shape(self.shape) {
+        if artifact.kind != self.kind as u8 {
             return Err(Verdict::WrongSchema);
         }
-        if !artifact.tensors.all_finite() {
+        let work = self.form.read(artifact.content, self.shape).ok_or(Verdict::WrongSchema)?;
+        if !work.all_finite() {
             return Err(Verdict::NotFinite);
         }
-        Ok(artifact.tensors)
+        Ok(work)
     }
 
     fn signed(&self, hotkey: &Hotkey, bytes: &[u8]) -> Result<Artifact, Verdict> {
@@ -167,7 +170,7 @@ mod tests {
     use bistro_api::run::Schedule;
 
     use super::*;
-    use crate::{artifact::tests::tensors, hotkey::tests::keypair, object::tests::agreement};
+    use crate::{artifact::tests::tensors, hotkey::tests::keypair, object::tests::agreement, topk};
 
     const CLOSE_MS: u64 = 100_500;
     const UPLOADED_MS: u64 = 200_500;
@@ -200,6 +203,7 @@ mod tests {
                 kind: Kind::Delta,
                 base: [3; 32],
                 shape: &self.shape,
+                form: Form::Dense,
                 commits_close_ms: CLOSE_MS,
                 uploads_close_ms: UPLOADED_MS,
                 models: None,
@@ -310,6 +314,36 @@ mod tests {
         assert_eq!(judge(&forged), Verdict::Forged);
         assert_eq!(judge(b"not tensors"), Verdict::Unreadable);
         assert_eq!(rules.artifact(&alice(), &Commit::of(b"else"), b"not tensors"), Err(Verdict::NotCommitted));
+    }
+
+    /// Each of these is signed and committed to; what is wrong is what is in it.
+    #[test]
+    fn compressed_work_is_judged_as_other_work_and_never_taken_for_it() {
+        let bench = bench();
+        let settings = topk::Settings { k: 64, values: topk::Values::TwoBit };
+        let rules = Rules { form: Form::TopK(settings), ..bench.rules() };
+        let file = |window, base, settings, tensors: &Tensors| {
+            let sparse = topk::compress(tensors, None, settings, 1).expect("finite");
+            let file = artifact::encode_sparse(&agreement(), window, Kind::Delta, &keypair(1), [base; 32], &sparse);
+            (file, sparse)
+        };
+        let judge = |rules: &Rules<'_>, file: &[u8]| rules.artifact(&alice(), &Commit::of(file), file);
+        let (honest, sparse) = file(5, 3, settings, &tensors());
+        assert_eq!(judge(&rules, &honest), Ok(sparse.dense(&bench.shape)));
+        assert_eq!(judge(&bench.rules(), &honest), Err(Verdict::WrongSchema), "compressed where tensors are agreed on");
+        let dense = file_of(5, 3, &tensors());
+        assert_eq!(judge(&rules, &dense), Err(Verdict::WrongSchema), "tensors where compressed work is agreed on");
+        let other = topk::Settings { values: topk::Values::F32, ..settings };
+        assert_eq!(judge(&rules, &file(5, 3, other, &tensors()).0), Err(Verdict::WrongSchema), "other settings");
+        let short = Tensors::new(tensors().iter().take(1).cloned().collect()).expect("valid");
+        assert_eq!(judge(&rules, &file(5, 3, settings, &short).0), Err(Verdict::WrongSchema), "a tensor is missing");
+        assert_eq!(judge(&rules, &file(5, 4, settings, &short).0), Err(Verdict::StaleBase));
+        assert_eq!(judge(&rules, &file(6, 4, settings, &short).0), Err(Verdict::WrongWindow));
+
+        let large = Commit { size: rules.form.max_bytes(&bench.shape) + 1, ..Commit::of(&honest) };
+        let sealed = commit_of(1, 5, &large);
+        assert_eq!(rules.commit(&alice(), true, Some((&sealed, 103))), Err(Verdict::Oversize));
+        assert_eq!(bench.rules().commit(&alice(), true, Some((&sealed, 103))).map(|c| c.size), Ok(large.size));
     }
 
     #[test]

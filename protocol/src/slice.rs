@@ -25,9 +25,14 @@ pub struct SliceOf<'a> {
     pub ratio: u32,
 }
 
-/// The picked entries of every tensor, in tensor order; inside a tensor in the order of the permutation.
+/// The entries that are published.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice(Vec<Vec<u32>>);
+pub enum Slice {
+    /// The picked entries of every tensor, in tensor order; inside a tensor in the order of the permutation.
+    Picked(Vec<Vec<u32>>),
+    /// All of them, where they are: for work that picks what it sends by itself.
+    Whole,
+}
 
 /// Number of entries picked from a tensor of `n`: `max(1, n / ratio)`.
 pub fn picked(n: usize, ratio: u32) -> usize {
@@ -44,12 +49,13 @@ impl Slice {
             // Values are below n, which fits 32 bits.
             Permutation::new(&seed, n as u64).first(picked(n, of.ratio) as u64).map(|i| i as u32).collect()
         };
-        Self(schema.iter().map(entries).collect())
+        Self::Picked(schema.iter().map(entries).collect())
     }
 
     /// The picked entries of `full`, which has the schema that the slice was derived from.
     pub fn gather(&self, full: &Tensors) -> Tensors {
-        let tensors = full.iter().zip(&self.0).map(|(t, indices)| Tensor {
+        let Self::Picked(picked) = self else { return full.clone() };
+        let tensors = full.iter().zip(picked).map(|(t, indices)| Tensor {
             name: t.name.clone(),
             shape: vec![indices.len()],
             data: indices.iter().map(|i| t.data[*i as usize]).collect(),
@@ -57,18 +63,21 @@ impl Slice {
         Tensors::new(tensors.collect()).expect("names stay unique and shapes are the lengths")
     }
 
-    /// The picked entries of each tensor, in tensor order.
-    pub fn entries(&self) -> impl Iterator<Item = &[u32]> {
-        self.0.iter().map(Vec::as_slice)
+    /// Calls `each` with place and value of every entry of `part`, the picked entries of tensor `number`.
+    pub fn each(&self, number: usize, part: &Tensor, mut each: impl FnMut(usize, f32)) {
+        match self {
+            Self::Picked(picked) => picked[number].iter().zip(&part.data).for_each(|(i, x)| each(*i as usize, *x)),
+            Self::Whole => part.data.iter().enumerate().for_each(|(i, x)| each(i, *x)),
+        }
     }
 
     /// `full[index] += factor * part` for every picked entry; the product is rounded before the sum.
     pub fn scatter_add(&self, full: &mut Tensors, part: &Tensors, factor: f32) {
-        for ((data, indices), part) in full.data_mut().zip(&self.0).zip(part) {
-            for (i, x) in indices.iter().zip(&part.data) {
+        for (number, (data, part)) in full.data_mut().zip(part).enumerate() {
+            self.each(number, part, |i, x| {
                 let step = factor * x;
-                data[*i as usize] += step;
-            }
+                data[i] += step;
+            });
         }
     }
 }
@@ -99,10 +108,11 @@ mod tests {
     fn tensors_windows_and_reveals_pick_differently() {
         let schema = schema();
         let slice = Slice::derive(of(&[1; 32], 5), &schema);
-        assert_ne!(slice.0[0], slice.0[1]);
+        let Slice::Picked(picked) = &slice else { panic!("derived") };
+        assert_ne!(picked[0], picked[1]);
         assert_ne!(slice, Slice::derive(of(&[1; 32], 6), &schema));
         assert_ne!(slice, Slice::derive(of(&[2; 32], 5), &schema));
-        assert_eq!(slice.0[2].len(), 1, "a tensor smaller than the ratio gives one entry");
+        assert_eq!(picked[2].len(), 1, "a tensor smaller than the ratio gives one entry");
     }
 
     #[test]
@@ -111,12 +121,22 @@ mod tests {
         let slice = Slice::derive(of(&[1; 32], 5), &schema);
         let mut full = schema.clone();
         slice.scatter_add(&mut full, &slice.gather(&schema), -1.0);
-        for ((before, after), picked) in schema.iter().zip(&full).zip(&slice.0) {
+        let Slice::Picked(picked) = slice else { panic!("derived") };
+        for ((before, after), picked) in schema.iter().zip(&full).zip(picked) {
             for (i, x) in after.data.iter().enumerate() {
                 let expected = if picked.contains(&(i as u32)) { 0.0 } else { before.data[i] };
                 assert_eq!(*x, expected, "{} entry {i}", after.name);
             }
         }
+    }
+
+    #[test]
+    fn the_whole_is_every_entry_in_its_place() {
+        let schema = schema();
+        assert_eq!(Slice::Whole.gather(&schema), schema);
+        let mut full = schema.clone();
+        Slice::Whole.scatter_add(&mut full, &schema, 0.5);
+        assert_eq!(full, schema.map(|x| x + 0.5 * x));
     }
 
     #[test]

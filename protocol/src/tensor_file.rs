@@ -3,6 +3,8 @@
 //! Metadata stands in key order, tensors in name order and without gaps, and the only blanks are those that fill the
 //! header up to 8 bytes. The reader takes this form alone, so nothing can hide in a file. It goes through the header
 //! once and builds no tree of it: what it holds is bounded by what the file holds, whatever the header says.
+//!
+//! Tensors are in F32. A file may hold one row of U8 instead: bytes that another module gives a meaning.
 
 use std::{borrow::Cow, fmt::Write};
 
@@ -23,63 +25,106 @@ pub struct Unreadable(pub(crate) &'static str);
 const FORM: Unreadable = Unreadable("the header is not in the one valid form");
 const OFFSETS: Unreadable = Unreadable("the offsets do not fit the shapes or the bytes");
 
+/// Metadata by key.
+pub type Fields = Vec<(String, String)>;
+
 /// The bytes of a file. Keys of `metadata` are in the order of their bytes, each once.
 pub fn write(metadata: &[(&str, String)], tensors: &Tensors) -> Vec<u8> {
-    debug_assert!(metadata.is_sorted_by(|a, b| a.0 < b.0));
-    let header = header(metadata, tensors);
-    let mut bytes = Vec::with_capacity(ALIGN + header.len() + 4 * tensors.elements());
-    bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(header.as_bytes());
-    for tensor in tensors {
-        append(&mut bytes, &tensor.data);
-    }
-    bytes
-}
-
-fn header(metadata: &[(&str, String)], tensors: &Tensors) -> String {
-    let text = |s: &str| serde_json::Value::String(s.to_owned()).to_string();
-    let fields: Vec<_> = metadata.iter().map(|(key, value)| format!("{}:{}", text(key), text(value))).collect();
-    let mut header = format!(r#"{{"{METADATA}":{{{}}}"#, fields.join(","));
+    let mut entries = String::new();
     let mut offset = 0;
     for Tensor { name, shape, data } in tensors {
         let end = offset + 4 * data.len();
         let shape: Vec<_> = shape.iter().map(usize::to_string).collect();
-        let (name, shape) = (text(name), shape.join(","));
-        write!(header, r#",{name}:{{"dtype":"F32","shape":[{shape}],"data_offsets":[{offset},{end}]}}"#)
+        let (name, shape) = (quoted(name), shape.join(","));
+        write!(entries, r#",{name}:{{"dtype":"F32","shape":[{shape}],"data_offsets":[{offset},{end}]}}"#)
             .expect("a String takes everything");
         offset = end;
     }
-    header.push('}');
+    let mut file = begin(metadata, &entries, offset);
+    for tensor in tensors {
+        append(&mut file, &tensor.data);
+    }
+    file
+}
+
+/// The bytes of a file with one row of bytes of this name.
+pub fn write_row(metadata: &[(&str, String)], name: &str, row: &[u8]) -> Vec<u8> {
+    let mut file = begin(metadata, &row_entry(name, row.len()), row.len());
+    file.extend_from_slice(row);
+    file
+}
+
+/// Length and header of a file, with room for `data` bytes behind them.
+fn begin(metadata: &[(&str, String)], entries: &str, data: usize) -> Vec<u8> {
+    debug_assert!(metadata.is_sorted_by(|a, b| a.0 < b.0));
+    let fields: Vec<_> = metadata.iter().map(|(key, value)| format!("{}:{}", quoted(key), quoted(value))).collect();
+    let mut header = format!(r#"{{"{METADATA}":{{{}}}{entries}}}"#, fields.join(","));
     while header.len() % ALIGN != 0 {
         header.push(' ');
     }
-    header
+    let mut file = Vec::with_capacity(ALIGN + header.len() + data);
+    file.extend_from_slice(&(header.len() as u64).to_le_bytes());
+    file.extend_from_slice(header.as_bytes());
+    file
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::String(text.to_owned()).to_string()
+}
+
+/// What the header says of a row of so many bytes.
+fn row_entry(name: &str, length: usize) -> String {
+    format!(r#",{}:{{"dtype":"U8","shape":[{length}],"data_offsets":[0,{length}]}}"#, quoted(name))
 }
 
 /// Metadata and tensors of a file. The caller bounds its size; everything in it is checked here against that size.
-pub fn read(bytes: &[u8]) -> Result<(Vec<(String, String)>, Tensors), Unreadable> {
-    let (length, rest) = bytes.split_first_chunk().ok_or(Unreadable("there is no header"))?;
-    let length = u64::from_le_bytes(*length);
-    if length > MAX_HEADER || length > rest.len() as u64 {
-        return Err(Unreadable("the header is too long"));
-    }
-    let (header, data) = rest.split_at(length as usize);
-    let mut cursor = Cursor { rest: std::str::from_utf8(header).map_err(|_| FORM)? };
+pub fn read(bytes: &[u8]) -> Result<(Fields, Tensors), Unreadable> {
+    let (mut cursor, data) = Cursor::open(bytes)?;
     let metadata = cursor.metadata()?;
     let tensors = cursor.tensors(data)?;
-    let filled = header.len() % ALIGN == 0 && cursor.rest.len() < ALIGN && cursor.rest.bytes().all(|b| b == b' ');
-    if filled { Ok((metadata, tensors)) } else { Err(FORM) }
+    cursor.close()?;
+    Ok((metadata, tensors))
+}
+
+/// Metadata and bytes of a file with one row of bytes of this name; bounded as [`read`].
+pub fn read_row<'a>(bytes: &'a [u8], name: &str) -> Result<(Fields, &'a [u8]), Unreadable> {
+    let (mut cursor, data) = Cursor::open(bytes)?;
+    let metadata = cursor.metadata()?;
+    cursor.expect(&row_entry(name, data.len()))?;
+    cursor.expect("}")?;
+    cursor.close()?;
+    Ok((metadata, data))
 }
 
 /// What of the header was not read yet.
 struct Cursor<'a> {
     rest: &'a str,
+    /// Bytes of the whole header.
+    header: usize,
 }
 
 impl<'a> Cursor<'a> {
+    /// The header of a file and what is behind it.
+    fn open(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Unreadable> {
+        let (length, rest) = bytes.split_first_chunk().ok_or(Unreadable("there is no header"))?;
+        let length = u64::from_le_bytes(*length);
+        if length > MAX_HEADER || length > rest.len() as u64 {
+            return Err(Unreadable("the header is too long"));
+        }
+        let (header, data) = rest.split_at(length as usize);
+        let text = std::str::from_utf8(header).map_err(|_| FORM)?;
+        Ok((Self { rest: text, header: header.len() }, data))
+    }
+
+    /// Nothing is left of the header but the blanks that fill it up.
+    fn close(self) -> Result<(), Unreadable> {
+        let blanks = self.rest.len() < ALIGN && self.rest.bytes().all(|b| b == b' ');
+        if self.header.is_multiple_of(ALIGN) && blanks { Ok(()) } else { Err(FORM) }
+    }
+
     /// The opening of the header and all metadata.
-    fn metadata(&mut self) -> Result<Vec<(String, String)>, Unreadable> {
-        let mut fields: Vec<(String, String)> = Vec::new();
+    fn metadata(&mut self) -> Result<Fields, Unreadable> {
+        let mut fields = Fields::new();
         self.expect(r#"{"__metadata__":{"#)?;
         while !self.take("}") {
             if !fields.is_empty() {
@@ -245,6 +290,26 @@ mod tests {
             let view = file.tensor(&tensor.name).expect("is there");
             assert_eq!((view.shape(), floats(view.data())), (tensor.shape.as_slice(), tensor.data.clone()));
         }
+    }
+
+    #[test]
+    fn a_row_is_a_file_of_its_own_kind() {
+        for row in [&b"some bytes"[..], b"", b"four"] {
+            let bytes = write_row(&metadata(), "row", row);
+            let (fields, read_back) = read_row(&bytes, "row").expect("canonical");
+            assert_eq!((fields.len(), read_back), (2, row));
+            let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+            assert_eq!(file.tensor("row").expect("is there").data(), row);
+            assert!(read(&bytes).is_err(), "no tensors");
+            assert!(read_row(&bytes, "raw").is_err(), "another name");
+            for end in 0..bytes.len() {
+                assert!(read_row(&bytes[..end], "row").is_err(), "cut at {end}");
+            }
+            assert!(read_row(&[&bytes[..], b"x"].concat(), "row").is_err());
+        }
+        assert!(read_row(&write(&metadata(), &tensors()), "row").is_err(), "no row");
+        let named = Tensors::new(vec![Tensor { name: "row".into(), shape: vec![1], data: vec![1.0] }]).expect("one");
+        assert!(read_row(&write(&[], &named), "row").is_err(), "a tensor of that name");
     }
 
     /// Each is refused by one rule alone: the file before it differs in that point only.

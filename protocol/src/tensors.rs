@@ -87,6 +87,11 @@ impl Tensors {
             && self.0.iter().zip(shape).all(|(t, (name, dims))| t.name == *name && t.shape == *dims)
     }
 
+    /// Names and shapes.
+    pub fn shape(&self) -> Vec<(String, Vec<usize>)> {
+        self.0.iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
+    }
+
     /// The tensor with this name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.0.binary_search_by(|t| t.name.as_bytes().cmp(name.as_bytes())).ok().map(|i| &self.0[i])

@@ -17,7 +17,7 @@ use bistro_protocol::{
     merge::merge,
     page::Pages,
     seed,
-    slice::{self, Slice, SliceOf},
+    slice::{Slice, SliceOf},
     tensors::Tensors,
 };
 use bistro_worker::{
@@ -25,7 +25,9 @@ use bistro_worker::{
     mechanism::{
         Accepted, Candidate, LookedAt, Scene, Scored,
         averaging::{self, Scales},
-        compute, score,
+        compute,
+        residual::{Sent, send},
+        score,
     },
 };
 use tokio_util::sync::CancellationToken;
@@ -53,12 +55,22 @@ pub struct Arena<'a> {
     scorer: Engine,
     base: Base,
     window: u64,
-    /// Moments of the honest miners, who have the first uids.
-    miners: Vec<Optimizer>,
+    /// The honest miners, who have the first uids.
+    miners: Vec<Honest>,
     /// They have the uids after them.
     cheats: Vec<Cheater>,
     /// Whose work is merged, by uid.
     admitted: Vec<bool>,
+    /// Bytes that the honest miners published so far.
+    published: u64,
+}
+
+/// What an honest miner keeps from window to window.
+#[derive(Clone)]
+struct Honest {
+    optimizer: Optimizer,
+    /// What it has not sent yet, where work is compressed.
+    residual: Option<Tensors>,
 }
 
 /// What was published in one window.
@@ -86,8 +98,8 @@ impl<'a> Arena<'a> {
         let base = mechanism::of(&run).first_base(parameters);
         let cheats = (1..).zip(cheats).map(|(number, cheat)| Cheater::new(*cheat, number)).collect();
         let admitted = vec![true; miners];
-        let miners = vec![Optimizer::fresh(); miners];
-        Self { text, run, pages, engines, scorer, base, window: 0, miners, cheats, admitted }
+        let miners = vec![Honest { optimizer: Optimizer::fresh(), residual: None }; miners];
+        Self { text, run, pages, engines, scorer, base, window: 0, miners, cheats, admitted, published: 0 }
     }
 
     /// The agreement.
@@ -105,10 +117,9 @@ impl<'a> Arena<'a> {
         (self.miners.len()..).zip(self.cheats.iter().map(Cheater::cheat)).collect()
     }
 
-    /// Bytes of entries that one miner publishes in a window.
-    pub fn bytes(&self) -> usize {
-        let shape = self.shape();
-        4 * shape.iter().map(|(_, s)| s.iter().product::<usize>()).sum::<usize>()
+    /// Bytes of entries that an honest miner has published so far, without what stands around them in a file.
+    pub fn bytes(&self) -> u64 {
+        self.published / self.miners.len().max(1) as u64
     }
 
     /// Mean loss of the base on held-out pages, in nats per byte.
@@ -131,9 +142,15 @@ impl<'a> Arena<'a> {
     pub fn play(&mut self) -> Played {
         let window = self.window;
         let slice = self.slice();
-        let honest = self.train(&slice);
+        let (honest, left): (Vec<_>, Vec<_>) = self.train(&slice).into_iter().unzip();
         let cheats = self.cheat(&slice, &honest);
         let works = self.check(honest.into_iter().chain(cheats).collect());
+        for (uid, (miner, left)) in self.miners.iter_mut().zip(left).enumerate() {
+            // What was not merged was not sent.
+            if works[uid].is_ok() && self.admitted[uid] {
+                miner.residual = left;
+            }
+        }
         let before = self.base.clone();
         let admitted = works.iter().zip(&self.admitted).filter(|(_, admitted)| **admitted);
         let admitted: Vec<&Tensors> = admitted.filter_map(|(work, _)| work.as_ref().ok()).collect();
@@ -202,19 +219,21 @@ impl<'a> Arena<'a> {
         share_out(&mut self.engines, own, |engine, sequences: Vec<Vec<u32>>| {
             let (parameters, training) = (&base.parameters, &run.training);
             let work = Work { base: parameters, sequences: &sequences, training, windows: played.window };
-            effect(&run, engine, &work, &mut Optimizer::fresh(), (&played.slice, base))
+            let work = published(&run, engine, &work, &mut Optimizer::fresh(), (&played.slice, base));
+            mechanism::of(&run).effect(work, &played.slice, base)
         })
     }
 
+    /// Names and shapes of published work.
     fn shape(&self) -> Vec<(String, Vec<usize>)> {
-        slice::shape(&self.base.parameters, mechanism::of(&self.run).slice_ratio())
+        mechanism::of(&self.run).work_shape(&self.base.parameters)
     }
 
     fn slice(&self) -> Slice {
         let reveal = block("reveal", self.window);
         let ratio = mechanism::of(&self.run).slice_ratio();
         let of = SliceOf { netuid: NETUID, run: self.run.id, window: self.window, reveal: &reveal, ratio };
-        Slice::derive(of, &self.base.parameters)
+        mechanism::of(&self.run).slice(of, &self.base.parameters)
     }
 
     /// Sequences of a uid's own pages.
@@ -234,16 +253,30 @@ impl<'a> Arena<'a> {
         self.pages.own(&order, uid, self.run.dataset.pages_per_window)
     }
 
-    /// What the honest miners publish.
-    fn train(&mut self, slice: &Slice) -> Vec<Tensors> {
+    /// What the honest miners publish, and what that leaves behind.
+    fn train(&mut self, slice: &Slice) -> Vec<(Tensors, Option<Tensors>)> {
         let own: Vec<_> = (0..self.miners.len()).map(|uid| self.own(self.window, uid as u16)).collect();
         let (base, run, windows) = (&self.base, &self.run, self.window);
         let tasks = self.miners.iter_mut().zip(own).collect();
-        share_out(&mut self.engines, tasks, |engine, (optimizer, sequences): (&mut Optimizer, Vec<Vec<u32>>)| {
+        let works = share_out(&mut self.engines, tasks, |engine, (miner, sequences): (&mut Honest, Vec<Vec<u32>>)| {
             let (parameters, training) = (&base.parameters, &run.training);
             let work = Work { base: parameters, sequences: &sequences, training, windows };
-            effect(run, engine, &work, optimizer, (slice, base))
-        })
+            let work = published(run, engine, &work, &mut miner.optimizer, (slice, base));
+            let mechanism = mechanism::of(run);
+            let (work, left, bytes) = match send(mechanism, &work, miner.residual.clone(), 1) {
+                Some(sent) => {
+                    let Sent { work: sparse, left } = sent.expect("finite");
+                    (sparse.dense(&work.shape()), left, sparse.write().len())
+                }
+                None => {
+                    let bytes = 4 * work.elements();
+                    (work, None, bytes)
+                }
+            };
+            (mechanism.effect(work, slice, base), left, bytes as u64)
+        });
+        self.published += works.iter().map(|(_, _, bytes)| bytes).sum::<u64>();
+        works.into_iter().map(|(effect, left, _)| (effect, left)).collect()
     }
 
     /// What the cheats publish, who have seen what the honest miners published.
@@ -256,7 +289,9 @@ impl<'a> Arena<'a> {
         let tasks = self.cheats.iter_mut().zip(own).collect();
         share_out(&mut self.engines, tasks, |engine, (cheater, own): (&mut Cheater, Vec<Vec<u32>>)| {
             let view = View { base, slice, run, windows, own: &own, other: &other, published: &published };
-            cheater.publish(engine, &view).expect("cheats compute as others do")
+            let work = cheater.publish(engine, &view).expect("cheats compute as others do");
+            // What is no work cannot be compressed either: a check finds it.
+            mechanism::of(run).sent(work.clone(), 1).unwrap_or(work)
         })
     }
 
@@ -285,8 +320,8 @@ pub fn block(phase: &str, window: u64) -> [u8; 32] {
     seed::seed(phase, &window)
 }
 
-/// What honest work would change.
-fn effect(
+/// What an honest miner has to publish.
+fn published(
     run: &Run,
     engine: &mut Engine,
     work: &Work<'_>,
@@ -295,8 +330,7 @@ fn effect(
 ) -> Tensors {
     let mechanism = mechanism::of(run);
     let computed = compute(mechanism, engine, work, optimizer, &CancellationToken::new(), |_| ());
-    let tensors = computed.expect("a sound run trains").tensors;
-    mechanism.effect(mechanism.published(&tensors, slice, base), slice, base)
+    mechanism.published(&computed.expect("a sound run trains").tensors, slice, base)
 }
 
 /// Runs `f` on all items, each engine on a part of them in a thread of its own. Results are in the order of the items.

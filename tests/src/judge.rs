@@ -5,11 +5,12 @@ use bistro_protocol::{
     check::Verdict,
     draw::draw,
     hotkey::Hotkey,
-    kernels::{self, Products},
-    mechanism::{cosine::RECOMPUTED, of},
+    mechanism::{
+        audit::{RECOMPUTED, likeness},
+        of,
+    },
     score::{Book, Outcome, Rates},
     seed,
-    tensors::Tensors,
 };
 
 use crate::arena::{Arena, Played, block};
@@ -115,17 +116,15 @@ fn audit(arena: &mut Arena<'_>, played: &Played, outcomes: &mut [(u16, Outcome)]
     }
 }
 
-/// Cosine of what a uid published with what it should have published; 0 where nothing counts.
+/// How much what a uid published is like what it should have published; 0 where nothing counts. Without compression that
+/// is their cosine.
 pub fn audit_cosine(arena: &mut Arena<'_>, played: &Played, uid: u16) -> f64 {
     let Ok(work) = &played.works[usize::from(uid)] else { return 0.0 };
     let recomputed = arena.recompute(played, &[uid]);
-    recomputed.first().map_or(0.0, |r| cosine(work, r))
-}
-
-/// Of two sets with the same names and shapes; 0 if one is zero.
-pub fn cosine(a: &Tensors, b: &Tensors) -> f64 {
-    let of = a.iter().zip(b).map(|(a, b)| kernels::dot_and_norms(&a.data, &b.data, 1));
-    of.fold(Products::default(), Products::plus).cosine()
+    recomputed.first().map_or(0.0, |expected| {
+        let sent = of(arena.run()).sent(expected.clone(), 1).expect("finite");
+        likeness(work, expected, &sent)
+    })
 }
 
 /// The figures of one uid against those of the honest, who have the uids below `miners`.

@@ -15,6 +15,8 @@ pub struct Knobs<'a> {
     pub ratio: u32,
     /// `None`: as the protocol chooses it.
     pub gain: Option<&'a str>,
+    /// Where work is compressed, to two bits: `k`, and the share of what was not sent that is carried on.
+    pub top_k: Option<(u32, &'a str)>,
     /// Step size of the inner AdamW.
     pub learning_rate: &'a str,
     /// Whether moments are kept.
@@ -31,6 +33,7 @@ impl<'a> Knobs<'a> {
         mechanism: "cosine",
         ratio: 1,
         gain: None,
+        top_k: None,
         learning_rate: "3e-3",
         optimizer: InnerOptimizer::Kept,
         steps: STEPS,
@@ -68,6 +71,9 @@ fn run(knobs: Knobs<'_>, model: Value, sequence_length: u32, batch_sequences: u3
     let mut settings = json!({ "sliceRatio": knobs.ratio });
     if let Some(gain) = knobs.gain {
         settings["gain"] = json!(gain);
+    }
+    if let Some((k, decay)) = knobs.top_k {
+        settings["compression"] = json!({ "topK": { "k": k, "decay": decay } });
     }
     // A gradient is the work of one step over all sequences of a window.
     let merged = if knobs.mechanism == "gradientDifference" { knobs.steps } else { 1 };

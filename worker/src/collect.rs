@@ -128,6 +128,7 @@ pub async fn rules<'a>(
         kind: node.mechanism().kind(),
         base,
         shape,
+        form: node.mechanism().form(),
         commits_close_ms: deadlines.commits_close_ms,
         uploads_close_ms: deadlines.uploads_close_ms,
         models,

@@ -11,6 +11,7 @@ use crate::{
     environment,
     facts::Facts,
     interop,
+    mechanism::residual::Residual,
     state::{self, Owner},
 };
 
@@ -55,6 +56,11 @@ pub fn saved_base(bytes: &[u8]) -> bool {
 /// Moments of the optimizer that a miner kept.
 pub fn optimizer(bytes: &[u8]) -> bool {
     Optimizer::from_bytes(bytes).is_ok()
+}
+
+/// What a miner's work left behind.
+pub fn residual(bytes: &[u8]) -> bool {
+    Residual::from_bytes(bytes).is_some()
 }
 
 /// Whose state a folder holds.

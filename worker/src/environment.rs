@@ -6,7 +6,7 @@ use bistro_api::{
     Decimal, Run, Settings,
     digest::run_digest,
     mechanism::Averaging,
-    run::{From, MergeRule},
+    run::{From, InnerOptimizer, MergeRule},
     settings::StartFrom,
 };
 use bistro_protocol::{clock::Clock, mechanism::Mechanism};
@@ -149,6 +149,7 @@ fn check_mechanism(run: &Run) -> Result<(), String> {
             mechanism.name()
         ));
     }
+    check_compression(run, mechanism)?;
     match mechanism {
         Mechanism::Cosine(settings) if settings.residual_decay.value() != 0.0 => {
             Err("run.mechanism.cosine.residualDecay: only \"0\" works: progress that is not published is dropped"
@@ -204,6 +205,39 @@ fn check_mechanism(run: &Run) -> Result<(), String> {
             }
         }
         _ => Ok(()),
+    }
+}
+
+/// The rules of compressed work, as the API server has them.
+fn check_compression(run: &Run, mechanism: Mechanism<'_>) -> Result<(), String> {
+    let compression = match mechanism {
+        Mechanism::Cosine(settings) => &settings.compression,
+        Mechanism::LossReduction(settings) => &settings.compression,
+        _ => &None,
+    };
+    if compression.is_none() {
+        return Ok(());
+    }
+    let field = format!("run.mechanism.{}", mechanism.name());
+    let Some(top_k) = mechanism.top_k() else {
+        return Err(format!("{field}.compression: name exactly one kind: topK"));
+    };
+    let decay = top_k.decay.value();
+    match () {
+        () if mechanism.slice_ratio() != 1 => Err(format!(
+            "{field}.sliceRatio: must be 1 with compression, which picks by itself what is sent: set it to 1"
+        )),
+        () if !(1..=4096).contains(&top_k.k) => Err(format!("{field}.compression.topK.k: must be 1 to 4096")),
+        () if !(0.0..=1.0).contains(&decay) => {
+            Err(format!("{field}.compression.topK.decay: must be at least 0 and at most 1"))
+        }
+        () if run.training.inner_optimizer == InnerOptimizer::Fresh && decay != 0.0 => Err(format!(
+            "{field}.compression.topK.decay: must be \"0\" with run.training.innerOptimizer fresh: an audit does the work of one window again, and nobody but the miner knows what it carried into it"
+        )),
+        () if run.merge.rule.mean.is_none() => Err(format!(
+            "run.merge.rule: must be mean with {field}.compression: of an entry that few miners send, a trimmed mean or a median is zero"
+        )),
+        () => Ok(()),
     }
 }
 
@@ -289,6 +323,7 @@ mod tests {
     #[test]
     fn mechanisms_that_do_not_fit_are_named() {
         let (two, one, mean) = (json!({}), json!({ "innerSteps": 1, "batchSequences": 8 }), json!({}));
+        let compressed = |kind: Value| json!({ "cosine": { "sliceRatio": 1, "compression": kind } });
         let betas = |beta: &str| json!({ "innerSteps": 1, "batchSequences": 8, "betas": [beta, "0.95"] });
         let parameterized =
             |settings: Value| json!({ "lossReduction": { "averaging": { "parameterized": settings } } });
@@ -311,6 +346,14 @@ mod tests {
             (json!({ "gradientDifference": {} }), &betas("1"), &mean, "betas"),
             (parameterized(json!({ "steps": 0 })), &two, &mean, "steps"),
             (parameterized(json!({ "rate": "-1" })), &two, &mean, "rate"),
+            (compressed(json!({})), &two, &mean, "name exactly one kind: topK"),
+            (json!({ "cosine": { "compression": { "topK": {} } } }), &two, &mean, "sliceRatio: must be 1"),
+            (compressed(json!({ "topK": { "k": 0 } })), &two, &mean, "topK.k"),
+            (compressed(json!({ "topK": { "k": 4097 } })), &two, &mean, "topK.k"),
+            (compressed(json!({ "topK": { "decay": "1.1" } })), &two, &mean, "topK.decay"),
+            (compressed(json!({ "topK": { "decay": "-1" } })), &two, &mean, "topK.decay"),
+            (compressed(json!({ "topK": {} })), &json!({ "innerOptimizer": "fresh" }), &mean, "must be \"0\""),
+            (compressed(json!({ "topK": {} })), &two, &json!({ "rule": { "median": {} } }), "merge.rule"),
         ] {
             let complaint = complaint(mechanism.clone(), training.clone(), merge.clone()).expect("refused");
             assert!(complaint.contains(named), "{mechanism}: {complaint}");
@@ -321,6 +364,9 @@ mod tests {
             (json!({ "taylor": { "order": 2, "formula": "published" } }), &two),
             (json!({ "lossReduction": {} }), &two),
             (json!({ "lossWins": {} }), &two),
+            (compressed(json!({ "topK": { "k": 4096, "values": "bf16", "decay": "1" } })), &two),
+            (compressed(json!({ "topK": { "decay": "0.0" } })), &json!({ "innerOptimizer": "fresh" })),
+            (json!({ "lossReduction": { "compression": { "topK": {} } } }), &two),
         ] {
             assert_eq!(complaint(mechanism, training.clone(), mean.clone()), None);
         }

@@ -7,7 +7,7 @@ use std::{
 
 use bistro_api::status::{Phase, WindowRecord};
 use bistro_protocol::{
-    artifact,
+    artifact::{self, Form},
     base::Base,
     check::{Commit, Verdict},
     hotkey::Hotkey,
@@ -90,7 +90,7 @@ impl Follower {
         tracing::info!(from = after, to = window, "goes on from a snapshot");
         let follower = Self { base, digest, window, previous, ahead: None };
         node.state.save_base(&follower.saved())?;
-        // Moments belong to a path through parameters that this node did not walk.
+        // Moments belong to a path through parameters that this node did not walk; what was not sent is due all the same.
         node.state.forget_before(&["optimizer"], window + 1)?;
         follower.show(node, None);
         Ok(Some(follower))
@@ -269,13 +269,10 @@ impl Follower {
             if Commit::of(&found.bytes).digest != digest {
                 return Err("its aggregate has another digest");
             }
-            let aggregate = artifact::decode(&found.bytes).map_err(|_| "its aggregate is unreadable")?;
-            let ours = aggregate.is_for(&node.agreement, averager, self.window, Kind::Aggregate, self.digest);
-            if ours && aggregate.tensors.has_shape(&shape) && aggregate.tensors.all_finite() {
-                Ok(aggregate.tensors)
-            } else {
-                Err("its aggregate is not this window's")
-            }
+            let file = artifact::decode(&found.bytes).map_err(|_| "its aggregate is unreadable")?;
+            let ours = file.is_for(&node.agreement, averager, self.window, Kind::Aggregate, self.digest);
+            let aggregate = Form::Dense.read(file.content, &shape).filter(|aggregate| ours && aggregate.all_finite());
+            aggregate.ok_or("its aggregate is not this window's")
         };
         if let Some(Ok(aggregate)) = fetched.as_ref().map(check) {
             return Ok(aggregate);

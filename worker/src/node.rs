@@ -12,7 +12,7 @@ use bistro_protocol::{
     mechanism::{self, Mechanism},
     object::{self, Agreement, Kind, Opened},
     page::Pages,
-    slice::{self, Slice, SliceOf},
+    slice::{Slice, SliceOf},
     tensors::Tensors,
 };
 use bytes::Bytes;
@@ -184,10 +184,7 @@ impl Node {
     /// The entries that window `window` publishes.
     pub async fn slice(&self, window: u64, schema: &Tensors) -> Result<Slice, Failure> {
         let reveal = self.block_hash(self.clock.reveal(window)).await?;
-        // Whole models have no slice: deriving one would walk every entry of the model for nothing.
-        let nothing = Tensors::default();
-        let schema = if self.mechanism().has_common_base() { schema } else { &nothing };
-        Ok(Slice::derive(self.slice_of(window, &reveal), schema))
+        Ok(self.mechanism().slice(self.slice_of(window, &reveal), schema))
     }
 
     fn slice_of<'a>(&self, window: u64, reveal: &'a [u8; 32]) -> SliceOf<'a> {
@@ -203,10 +200,7 @@ impl Node {
 
     /// Names and shapes of a miner's work.
     pub fn work_shape(&self, schema: &Tensors) -> Vec<(String, Vec<usize>)> {
-        if !self.mechanism().has_common_base() {
-            return schema.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
-        }
-        slice::shape(schema, self.mechanism().slice_ratio())
+        self.mechanism().work_shape(schema)
     }
 
     /// Key of an object of this run.

@@ -2,7 +2,7 @@
 //! what nobody needs any more.
 
 use bistro_protocol::{
-    artifact,
+    artifact::{self, Content},
     base::Base,
     hotkey::Hotkey,
     object::{Hex32, Kind},
@@ -69,10 +69,12 @@ pub async fn read(node: &Node, averager: &Hotkey, window: u64) -> Result<Option<
     let key = node.key(averager, window, Kind::Base);
     let check = |found: &Object| {
         let file = artifact::decode(&found.bytes).map_err(|_| ())?;
-        let ours = file.is_for(&node.agreement, averager, window, Kind::Base, file.base) && file.tensors.all_finite();
-        let (claimed, base) = (file.base, Base::from_tensors(file.tensors));
+        let ours = file.is_for(&node.agreement, averager, window, Kind::Base, file.base);
+        let Content::Tensors(tensors) = file.content else { return Err(()) };
+        let sound = ours && tensors.all_finite();
+        let (claimed, base) = (file.base, Base::from_tensors(tensors));
         let whole = base.parameters.has_shape(&node.shape) && base.digest() == claimed;
-        if ours && whole { Ok((base, claimed)) } else { Err(()) }
+        if sound && whole { Ok((base, claimed)) } else { Err(()) }
     };
     // The state of any mechanism: three times the parameters at most.
     match node.read(&key, 4 * artifact::max_bytes(&node.shape), check).await? {

@@ -107,6 +107,12 @@ fn broken_rules() {
         "net.yaml: Subnet alps: spec.run.schedule: windowBlocks must leave at least 5 blocks for training: \
          raise windowBlocks or shorten commitBlocks, uploadBlocks or mergeBlocks"
     );
+    let compressed = json!({"cosine": {"compression": {"topK": {}}}});
+    assert_eq!(
+        complaint(&[with(subnet(), "/spec/run/mechanism", compressed)]),
+        "net.yaml: Subnet alps: spec.run.mechanism.cosine: cosine.sliceRatio must be 1 with compression, \
+         which picks by itself what is sent: set cosine.sliceRatio to 1"
+    );
     assert_eq!(
         complaint(&[subnet(), with(miner(), "/spec/wallet", json!({}))]),
         "net.yaml: Miner ibex: spec.wallet: wallet needs exactly one of secretRef (a Secret with hotkey files) and dev: true (a devnet only)"

@@ -121,6 +121,42 @@ fn mechanisms_fit_the_rest_of_the_run() {
 }
 
 #[test]
+fn compressed_work_fits_the_rest_of_the_run() {
+    let cosine = |settings: Value| with(subnet(), "/spec/run/mechanism", json!({ "cosine": settings }));
+    let reduction = |settings: Value| with(subnet(), "/spec/run/mechanism", json!({ "lossReduction": settings }));
+    let stored = accepted(&cosine(json!({"sliceRatio": 1, "compression": {"topK": {}}})));
+    let top_k = &stored["spec"]["run"]["mechanism"]["cosine"]["compression"]["topK"];
+    assert_eq!(*top_k, json!({"k": 64, "values": "twoBit", "decay": "0.95"}), "the defaults");
+    let whole = json!({"compression": {"topK": {"k": 4096, "values": "bf16", "decay": "1"}}});
+    accepted(&reduction(whole));
+    refused(&cosine(json!({"compression": {"topK": {}}})), "spec.run.mechanism.cosine", "set cosine.sliceRatio to 1");
+    refused(
+        &reduction(json!({"sliceRatio": 2, "compression": {"topK": {}}})),
+        "spec.run.mechanism.lossReduction",
+        "leave lossReduction.sliceRatio out",
+    );
+    refused(&reduction(json!({"compression": {}})), "lossReduction.compression", "exactly one member: topK");
+    let top = |settings: Value| reduction(json!({ "compression": { "topK": settings } }));
+    refused(&top(json!({"k": 0})), "topK.k", "below the minimum of 1");
+    refused(&top(json!({"k": 4097})), "topK.k", "above the maximum of 4096");
+    refused(&top(json!({"values": "f16"})), "topK.values", "not one of twoBit, bf16, f32");
+    refused(&top(json!({"decay": "1.01"})), "compression.topK", "at least 0 and at most 1");
+    refused(&top(json!({"decay": "-0.1"})), "compression.topK", "at least 0 and at most 1");
+    for run in [cosine(json!({"sliceRatio": 1, "compression": {"topK": {"decay": "0.5"}}})), top(json!({}))] {
+        let fresh = with(run, "/spec/run/training/innerOptimizer", json!("fresh"));
+        refused(&fresh, "spec.run", "compression.topK.decay must be \"0\" with training.innerOptimizer: fresh");
+    }
+    for decay in ["0", "0.0", "0e3"] {
+        accepted(&with(top(json!({ "decay": decay })), "/spec/run/training/innerOptimizer", json!("fresh")));
+    }
+    let merged = cosine(json!({"sliceRatio": 1, "compression": {"topK": {}}}));
+    for rule in [json!({"median": {}}), json!({"trimmedMean": {}})] {
+        let run = with(merged.clone(), "/spec/run/merge", json!({ "rule": rule }));
+        refused(&run, "spec.run", "merge.rule must be mean with cosine.compression");
+    }
+}
+
+#[test]
 fn phases_fit_into_a_window() {
     accepted(&with(subnet(), "/spec/run/schedule/windowBlocks", json!(29)));
     refused(&with(subnet(), "/spec/run/schedule/windowBlocks", json!(28)), "spec.run.schedule", "raise windowBlocks");

@@ -23,15 +23,6 @@ pub fn raw_score(delta: &Tensors, own: &Tensors, foreign: &[&Tensors]) -> f64 {
     descents[0] - reference
 }
 
-/// Recomputed work has at least this cosine with what was published: 1.0000 on the same kind of machine; half of the
-/// work had 0.91 to 0.94.
-pub const RECOMPUTED: f64 = 0.99;
-
-/// Whether published work is what a recomputation gives (`innerOptimizer: fresh`).
-pub fn is_recomputed(delta: &Tensors, expected: &Tensors) -> bool {
-    products(delta, &[expected])[0].cosine() >= RECOMPUTED
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,16 +47,6 @@ mod tests {
         assert!(score(&vector(&[-3.0, -3.0, -3.0, -3.0]), 0).abs() < 1e-9, "the mean of the others");
         assert!(score(&gradients[0], 0) < -0.8, "a flipped sign");
         assert!((score(&honest.map(|d| 1000.0 * d), 0) - score(&honest, 0)).abs() < 1e-6, "shouting does not help");
-    }
-
-    #[test]
-    fn recomputed_work_is_told_from_half_of_it() {
-        let work = vector(&[3.0, 4.0, 0.0]);
-        assert!(is_recomputed(&work, &work));
-        assert!(is_recomputed(&work.map(|x| x * 1.0001), &work));
-        assert!(!is_recomputed(&vector(&[3.0, 0.0, 0.0]), &work));
-        assert!(!is_recomputed(&work.map(|x| -x), &work));
-        assert!(!is_recomputed(&vector(&[0.0; 3]), &work));
     }
 
     #[test]

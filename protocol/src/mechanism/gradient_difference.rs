@@ -68,19 +68,17 @@ pub fn outer_step(base: &mut Base, slice: &Slice, merged: &Tensors, training: &T
     let mut powers = betas.map(Powers::new);
     let names: Vec<String> = base.parameters.iter().map(|t| t.name.clone()).collect();
     let (parameters, mut state) = base.state_mut();
-    for (((name, data), indices), gradient) in names.iter().zip(parameters.data_mut()).zip(slice.entries()).zip(merged)
-    {
+    for (number, ((name, data), gradient)) in names.iter().zip(parameters.data_mut()).zip(merged).enumerate() {
         let mut part = |part: char| state.remove(&state_name(part, name)).expect("made with the parameters");
         let (m, t, v) = (part('m'), part('t'), part('v'));
-        for (index, g) in indices.iter().zip(&gradient.data) {
-            let i = *index as usize;
+        slice.each(number, gradient, |i, g| {
             t[i] += 1.0;
             let [m_left, v_left] = [0, 1].map(|k: usize| 1.0 - powers[k].of(t[i]));
             m[i] = betas[0] * m[i] + (1.0 - betas[0]) * g;
             v[i] = betas[1] * v[i] + (1.0 - betas[1]) * (g * g);
             let step = (m[i] / m_left) / ((v[i] / v_left).sqrt() + EPSILON);
             data[i] = data[i] * shrink - rate * step;
-        }
+        });
     }
 }
 

@@ -1,5 +1,6 @@
 //! Mechanisms: how work is published, how it moves the base, and what it is worth. One file each.
 
+pub mod audit;
 pub mod cosine;
 pub mod gradient_difference;
 pub mod loss_reduction;
@@ -7,16 +8,19 @@ pub mod loss_wins;
 pub mod taylor;
 
 use bistro_api::{
+    compression::{self, TopK},
     mechanism::{self as settings, slice_gain},
     run::{Run, Training},
 };
 
 use crate::{
+    artifact::Form,
     base::Base,
     kernels::{self, Products},
     object::Kind,
-    slice::Slice,
+    slice::{self, Slice, SliceOf},
     tensors::Tensors,
+    topk,
 };
 
 /// The mechanism of a run with its settings.
@@ -91,6 +95,50 @@ impl<'a> Mechanism<'a> {
         }
     }
 
+    /// How published work is compressed, where it is.
+    pub fn top_k(self) -> Option<&'a TopK> {
+        let compression = match self {
+            Self::Cosine(settings) => settings.compression.as_ref(),
+            Self::LossReduction(settings) => settings.compression.as_ref(),
+            Self::GradientDifference(_) | Self::Taylor(_) | Self::LossWins(_) => None,
+        };
+        compression?.top_k.as_ref()
+    }
+
+    /// Share of what was not sent that the work of the next window starts with; 0 where nothing is carried on.
+    pub fn decay(self) -> f32 {
+        self.top_k().map_or(0.0, |top_k| top_k.decay.value_f32())
+    }
+
+    /// How files with published work are written.
+    pub fn form(self) -> Form {
+        let values = |values| match values {
+            compression::Values::TwoBit => topk::Values::TwoBit,
+            compression::Values::Bf16 => topk::Values::Bf16,
+            compression::Values::F32 => topk::Values::F32,
+        };
+        self.top_k().map_or(Form::Dense, |TopK { k, values: kind, decay: _ }| {
+            Form::TopK(topk::Settings { k: *k, values: values(*kind) })
+        })
+    }
+
+    /// Names and shapes of published work over `parameters`: those of the slice; of compressed work and of whole models
+    /// the parameters' own.
+    pub fn work_shape(self, parameters: &Tensors) -> Vec<(String, Vec<usize>)> {
+        if self.picks() { slice::shape(parameters, self.slice_ratio()) } else { parameters.shape() }
+    }
+
+    /// The entries of `parameters` that a window publishes; `of.ratio` is the mechanism's.
+    pub fn slice(self, of: SliceOf<'_>, parameters: &Tensors) -> Slice {
+        if self.picks() { Slice::derive(of, parameters) } else { Slice::Whole }
+    }
+
+    /// Whether a block picks which entries are published. Else all count: of whole models, and of compressed work, which
+    /// is its largest entries already.
+    fn picks(self) -> bool {
+        self.has_common_base() && self.form() == Form::Dense
+    }
+
     /// The factor on merged work: the run's outer learning rate times the gain that makes up for what was not published.
     pub fn factor(self, training: &Training) -> f32 {
         // Measured pairs of ratio and steps are fitted by min(c, 300 / H).
@@ -128,6 +176,15 @@ impl<'a> Mechanism<'a> {
             Self::Cosine(_) | Self::LossReduction(_) => slice.gather(&computed.minus(&base.parameters)),
             Self::GradientDifference(_) | Self::Taylor(_) => slice.gather(computed),
             Self::LossWins(_) => computed.clone(),
+        }
+    }
+
+    /// What others read of work that was published with nothing carried into it: itself, or what compression leaves of it.
+    /// On `threads` threads, whose number changes nothing.
+    pub fn sent(self, work: Tensors, threads: usize) -> Result<Tensors, topk::Error> {
+        match self.form() {
+            Form::Dense => Ok(work),
+            Form::TopK(settings) => Ok(topk::compress(&work, None, settings, threads)?.dense(&work.shape())),
         }
     }
 
@@ -171,4 +228,40 @@ fn products(of: &Tensors, others: &[&Tensors]) -> Vec<Products> {
 /// Dot product over all entries.
 fn dot(a: &Tensors, b: &Tensors) -> f64 {
     products(a, &[b])[0].dot
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::tensors::Tensor;
+
+    fn compressed() -> settings::Mechanism {
+        serde_json::from_value(json!({ "cosine": { "sliceRatio": 1, "compression": { "topK": { "decay": "0" } } } }))
+            .expect("a mechanism")
+    }
+
+    /// No block picks what is sent, nothing is permuted, and the gain is 1.
+    #[test]
+    fn compressed_work_is_about_the_whole_model() {
+        let mechanism = compressed();
+        let mechanism = Mechanism::of(&mechanism).expect("one member");
+        let model =
+            Tensors::new(vec![Tensor { name: "w".into(), shape: vec![2, 3], data: vec![0.5; 6] }]).expect("one");
+        let of = SliceOf { netuid: 1, run: 1, window: 5, reveal: &[1; 32], ratio: mechanism.slice_ratio() };
+        assert_eq!(mechanism.slice(of, &model), Slice::Whole);
+        assert_eq!(mechanism.work_shape(&model), model.shape());
+        let training =
+            json!({ "learningRate": "1e-2", "batchSequences": 1, "innerSteps": 8, "outerLearningRate": "0.7" });
+        assert_eq!(mechanism.factor(&serde_json::from_value(training).expect("sound settings")), 0.7);
+        let base = Base::plain(model.clone());
+        let work = mechanism.published(&model.map(|x| x + 0.25), &Slice::Whole, &base);
+        assert_eq!(work, model.map(|_| 0.25));
+        let settings::Mechanism { cosine, .. } = compressed();
+        let dense = settings::Cosine { compression: None, ..cosine.expect("is there") };
+        let dense = Mechanism::Cosine(&dense);
+        assert_eq!((dense.form(), dense.work_shape(&model)), (Form::Dense, vec![("w".into(), vec![6])]));
+        assert!(matches!(dense.slice(of, &model), Slice::Picked(_)));
+    }
 }

@@ -32,6 +32,8 @@ pub const DECODERS: &[Decoder] = &[
     Decoder { name: "tensors", decode: tensors, bound: file_bound, form: Form::Tensors, seeds: files },
     Decoder { name: "artifact", decode: artifact, bound: file_bound, form: Form::Tensors, seeds: artifacts },
     Decoder { name: "checked-artifact", decode: checked, bound: file_bound, form: Form::Tensors, seeds: artifacts },
+    Decoder { name: "topk-artifact", decode: unpacked, bound: row_bound, form: Form::Tensors, seeds: rows },
+    Decoder { name: "checked-topk", decode: checked_topk, bound: row_bound, form: Form::Tensors, seeds: rows },
     Decoder { name: "two-bit", decode: two_bit, bound: packed, form: Form::Text, seeds: || sparse(Values::TwoBit) },
     Decoder { name: "bf16", decode: bf16, bound: packed, form: Form::Text, seeds: || sparse(Values::Bf16) },
     Decoder { name: "f32", decode: whole, bound: packed, form: Form::Text, seeds: || sparse(Values::F32) },
@@ -186,6 +188,42 @@ fn artifacts() -> Vec<Vec<u8>> {
 
 /// All checks of a miner's work, under a commit that names it. The signature is the same matter as in [`object()`].
 fn checked(bytes: &[u8]) -> bool {
+    static SHAPE: LazyLock<Vec<(String, Vec<usize>)>> = LazyLock::new(|| some_tensors().shape());
+    is_accepted(bytes, &SHAPE, artifact::Form::Dense)
+}
+
+/// The same of compressed work.
+fn checked_topk(bytes: &[u8]) -> bool {
+    is_accepted(bytes, &SPARSE, artifact::Form::TopK(TOP_64))
+}
+
+/// Compressed work without a look at who signed it: what hides behind a wrong signature is tried too.
+fn unpacked(bytes: &[u8]) -> bool {
+    let form = artifact::Form::TopK(TOP_64);
+    let within = bytes.len() as u64 <= form.max_bytes(&SPARSE);
+    let read = artifact::decode(bytes).ok().filter(|_| within).and_then(|file| form.read(file.content, &SPARSE));
+    read.is_some_and(|work| {
+        assert!(work.all_finite() && work.has_shape(&SPARSE));
+        true
+    })
+}
+
+const TOP_64: topk::Settings = topk::Settings { k: 64, values: Values::TwoBit };
+
+fn rows() -> Vec<Vec<u8>> {
+    let one = |row: Vec<u8>| {
+        let work = Sparse::read(&row, &SPARSE, TOP_64).expect("just written");
+        artifact::encode_sparse(&agreement(), WINDOW, Kind::Delta, &keypair(), BASE, &work)
+    };
+    sparse(Values::TwoBit).into_iter().map(one).collect()
+}
+
+/// A file of tensors may come instead; else the bytes once more, and what they unpack to.
+fn row_bound(length: usize) -> usize {
+    file_bound(length) + packed(length)
+}
+
+fn is_accepted(bytes: &[u8], shape: &[(String, Vec<usize>)], form: artifact::Form) -> bool {
     static CLOCK: LazyLock<Clock> = LazyLock::new(|| {
         let schedule = Schedule {
             window_blocks: 40,
@@ -197,15 +235,14 @@ fn checked(bytes: &[u8]) -> bool {
         };
         Clock::new(&schedule).expect("the phases fit")
     });
-    static SHAPE: LazyLock<Vec<(String, Vec<usize>)>> =
-        LazyLock::new(|| some_tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect());
     let rules = Rules {
         agreement: &agreement(),
         clock: &CLOCK,
         window: WINDOW,
         kind: Kind::Delta,
         base: BASE,
-        shape: &SHAPE,
+        shape,
+        form,
         commits_close_ms: 0,
         uploads_close_ms: 0,
         models: None,

@@ -10,6 +10,7 @@ use bistro_worker::{
     data::{Index, Shard},
     decoders,
     facts::Facts,
+    mechanism::residual::Residual,
 };
 use serde_json::json;
 
@@ -35,6 +36,7 @@ pub const DECODERS: &[Decoder] = &[
     },
     Decoder { name: "saved-base", decode: decoders::saved_base, bound: file_bound, form: Form::Tensors, seeds: bases },
     Decoder { name: "optimizer", decode: decoders::optimizer, bound: file_bound, form: Form::Tensors, seeds: moments },
+    Decoder { name: "residual", decode: decoders::residual, bound: file_bound, form: Form::Tensors, seeds: residuals },
     Decoder { name: "owner", decode: decoders::owner, bound: plain, form: Form::Json, seeds: owners },
     Decoder { name: "facts", decode: decoders::facts, bound: plain, form: Form::Json, seeds: facts },
 ];
@@ -121,6 +123,10 @@ fn moments() -> Vec<Vec<u8>> {
     hasher.update(&7u64.to_le_bytes()).update(&digest(&[&moments, &moments]));
     let note = format!("7 {}", hasher.finalize().to_hex());
     vec![tensor_file::write(&[("bistro.optimizer", note)], &set(&["m.a", "m.b", "v.a", "v.b"]))]
+}
+
+fn residuals() -> Vec<Vec<u8>> {
+    vec![Residual { artifact: Hex32([7; 32]), tensors: set(&["a", "b"]) }.to_bytes()]
 }
 
 fn owners() -> Vec<Vec<u8>> {

@@ -1,7 +1,7 @@
 //! What cheats earn. The arena merges honest work alone; a cheat's work is scored beside it.
 
 use bistro_api::run::InnerOptimizer;
-use bistro_protocol::{check::Verdict, mechanism::cosine::RECOMPUTED};
+use bistro_protocol::{check::Verdict, mechanism::audit::RECOMPUTED};
 use bistro_tests::{
     arena::Arena,
     cheat::Cheat,
@@ -29,14 +29,17 @@ fn check_honest(judge: &Judge) {
 #[test]
 fn work_that_was_not_done_is_not_paid() {
     let text = Text::generated(1 << 20);
-    let knobs = Knobs { ratio: 10, ..Knobs::default() };
     let cheats: Vec<Cheat> = Cheat::ALL.into_iter().filter(|c| c.does_no_work()).collect();
-    let mut arena = Arena::new(&text, smallest(knobs), HONEST, &cheats);
-    let judge = Judge::watching(&mut arena, 256, 20, |_, _| ());
-    check_honest(&judge);
-    for (uid, cheat) in arena.cheats() {
-        let figures = judge.figures(HONEST, uid);
-        assert!(figures.share <= 0.05, "{}: {figures:?}", cheat.name());
+    for (ratio, top_k) in [(10, None), (1, Some((64, "0.95")))] {
+        let knobs = Knobs { ratio, top_k, ..Knobs::default() };
+        let mut arena = Arena::new(&text, smallest(knobs), HONEST, &cheats);
+        let judge = Judge::watching(&mut arena, 256, 20, |_, _| ());
+        check_honest(&judge);
+        for (uid, cheat) in arena.cheats() {
+            let figures = judge.figures(HONEST, uid);
+            println!("{top_k:?} {} {:.4} of an honest weight, {}", cheat.name(), figures.share, figures.verdict);
+            assert!(figures.share <= 0.05, "{top_k:?} {}: {figures:?}", cheat.name());
+        }
     }
 }
 
@@ -56,15 +59,22 @@ fn work_that_breaks_a_rule_is_rejected() {
 fn an_audit_finds_half_of_the_work() {
     let text = Text::generated(1 << 20);
     let cheats = [Cheat::HalfSteps, Cheat::HalfPages, Cheat::Pair, Cheat::QuarterShout];
-    for mechanism in ["cosine", "taylor", "lossReduction"] {
-        let knobs = Knobs { mechanism, ratio: 10, optimizer: InnerOptimizer::Fresh, ..Knobs::default() };
+    let (sliced, compressed) = ((10, None), (1, Some((64, "0"))));
+    for (mechanism, (ratio, top_k)) in [
+        ("cosine", sliced),
+        ("taylor", sliced),
+        ("lossReduction", sliced),
+        ("cosine", compressed),
+        ("lossReduction", compressed),
+    ] {
+        let knobs = Knobs { mechanism, ratio, top_k, optimizer: InnerOptimizer::Fresh, ..Knobs::default() };
         let mut arena = Arena::new(&text, smallest(knobs), 3, &cheats);
         for _ in 0..3 {
             let played = arena.play();
             let cosines: Vec<f64> = (0..7).map(|uid| audit_cosine(&mut arena, &played, uid)).collect();
             assert!(
                 cosines[..3].iter().all(|c| *c > 0.9999) && cosines[3..].iter().all(|c| *c < RECOMPUTED),
-                "{mechanism}: {cosines:?}"
+                "{mechanism} {top_k:?}: {cosines:?}"
             );
         }
     }
@@ -76,10 +86,15 @@ fn an_audit_finds_half_of_the_work() {
 fn bench_adversaries() {
     let text = Text::frozen();
     let (kept, fresh) = (InnerOptimizer::Kept, InnerOptimizer::Fresh);
-    for (setting, optimizer, evaluations, windows) in
-        [("kept", kept, 256, 40), ("fresh", fresh, 256, 40), ("kept", kept, 8, 100)]
-    {
-        let knobs = Knobs { ratio: 10, optimizer, ..Knobs::default() };
+    let (sliced, compressed) = ((10, None), |decay| (1, Some((64, decay))));
+    for (setting, optimizer, evaluations, windows, (ratio, top_k)) in [
+        ("kept", kept, 256, 40, sliced),
+        ("fresh", fresh, 256, 40, sliced),
+        ("kept", kept, 8, 100, sliced),
+        ("topk-kept", kept, 256, 40, compressed("0.95")),
+        ("topk-fresh", fresh, 256, 40, compressed("0")),
+    ] {
+        let knobs = Knobs { ratio, top_k, optimizer, ..Knobs::default() };
         let mut arena = Arena::new(&text, small(knobs), HONEST, &Cheat::ALL);
         let everybody = HONEST + Cheat::ALL.len();
         // By uid: the smallest cosine of an honest audit, the largest of a cheat's.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bistro_api::{NodeStatus, Role, Run, Settings, run::Dataset};
 use bistro_protocol::{
-    artifact,
+    artifact::{self, Content},
     check::{Commit, Verdict},
     hotkey::Hotkey,
     object::{self, Kind},
@@ -114,7 +114,10 @@ impl Cheating {
         let mut published = Vec::new();
         for victim in &self.victims {
             let found = self.node.bucket.get(&self.node.key(victim, window, Kind::Delta), 1 << 26).await?;
-            published.extend(found.and_then(|f| artifact::decode(&f.bytes).ok()).map(|a| a.tensors));
+            let content = found.and_then(|found| artifact::decode(&found.bytes).ok()).map(|file| file.content);
+            if let Some(Content::Tensors(work)) = content {
+                published.push(work);
+            }
         }
         Ok(published)
     }

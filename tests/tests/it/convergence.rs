@@ -10,12 +10,18 @@ use bistro_tests::{
 
 /// Losses of the base after each window.
 fn learn(text: &Text, run: Run, miners: usize, windows: usize) -> Vec<f64> {
+    learn_and_count(text, run, miners, windows).0
+}
+
+/// The same, and the million bytes that one miner published.
+fn learn_and_count(text: &Text, run: Run, miners: usize, windows: usize) -> (Vec<f64>, f64) {
     let mut arena = Arena::new(text, run, miners, &[]);
     let mut loss = |_| {
         arena.play();
         arena.loss()
     };
-    (0..windows).map(&mut loss).collect()
+    let losses = (0..windows).map(&mut loss).collect();
+    (losses, arena.bytes() as f64 / 1e6)
 }
 
 /// Many miners learn faster than one; a slice costs little of that, and all of it where its gain is left out.
@@ -31,6 +37,18 @@ fn many_learn_faster_than_one_if_the_gain_is_applied() {
     let all = format!("single {single:.3}, dense {dense:.3}, c4 {c4:.3}, c4 without gain {without_gain:.3}");
     assert!(dense < single - 0.05 && c4 < single - 0.05, "{all}");
     assert!(without_gain > c4 + 0.1, "{all}");
+}
+
+/// Of what compression leaves out, most would be lost if it were not carried on.
+#[test]
+fn what_is_not_sent_is_carried_on() {
+    let text = Text::generated(1 << 20);
+    let last = |decay| {
+        let knobs = Knobs { top_k: Some((64, decay)), ..Knobs::default() };
+        learn(&text, smallest(knobs), 4, 16)[15]
+    };
+    let (without, with) = (last("0"), last("0.95"));
+    assert!(with < without - 0.05, "without {without:.3}, with {with:.3}");
 }
 
 /// Whoever changes it makes the margins of these tests meaningless.
@@ -73,8 +91,7 @@ fn bench_convergence() {
     let mut learned: Vec<Learned> = Vec::new();
     for (name, miners, knobs) in RUNS {
         let windows = (60 * Knobs::DEFAULT.steps / knobs.steps) as usize;
-        let mbytes = (windows * Arena::new(&text, small(knobs), miners, &[]).bytes()) as f64 / 1e6;
-        let losses = learn(&text, small(knobs), miners, windows);
+        let (losses, mbytes) = learn_and_count(&text, small(knobs), miners, windows);
         let loss = losses[windows - 1];
         let single = learned.first().map_or(loss, |single| single.loss);
         let reached = losses.iter().position(|l| *l <= single).map(|w| (w + 1) as f64 / windows as f64);
@@ -102,6 +119,47 @@ fn targets(learned: &[Learned]) -> Vec<Target> {
         Target::at_most(3, "one step a window: loss at ratio 10 less dense", 0.05, more("h1-c10", "h1-dense")),
         Target::at_most(3, "one step a window: loss at ratio 100 less alone", -0.15, more("h1-c100", "single")),
     ]
+}
+
+/// Names and what is special: the same eight miners and windows, with what they publish written in other ways.
+const COMPRESSED: [(&str, Knobs<'static>); 13] = {
+    let reduction = "lossReduction";
+    [
+        ("dense", Knobs::DEFAULT),
+        ("c10", Knobs { ratio: 10, ..Knobs::DEFAULT }),
+        ("top64-no-feedback", top(64, "0")),
+        ("top64-decay-0.5", top(64, "0.5")),
+        ("top64", top(64, "0.95")),
+        ("top64-decay-1", top(64, "1")),
+        ("top64-no-feedback-gain-4", Knobs { gain: Some("4"), ..top(64, "0") }),
+        ("top64-gain-2", Knobs { gain: Some("2"), ..top(64, "0.95") }),
+        ("top64-gain-3", Knobs { gain: Some("3"), ..top(64, "0.95") }),
+        ("top256-no-feedback", top(256, "0")),
+        ("top256", top(256, "0.95")),
+        ("reduction-dense", Knobs { mechanism: reduction, ..Knobs::DEFAULT }),
+        ("reduction-top64", Knobs { mechanism: reduction, ..top(64, "0.95") }),
+    ]
+};
+
+/// The `k` largest of 4096 in two bits.
+const fn top(k: u32, decay: &'static str) -> Knobs<'static> {
+    Knobs { top_k: Some((k, decay)), ..Knobs::DEFAULT }
+}
+
+/// `make bench-convergence`, after the runs above: what compressed work costs and what error feedback brings.
+#[test]
+#[ignore = "a benchmark: make bench-convergence"]
+fn bench_convergence_topk() {
+    let text = Text::frozen();
+    let windows = std::env::var("WINDOWS").ok().and_then(|w| w.parse().ok()).unwrap_or(60);
+    for (name, knobs) in COMPRESSED {
+        let (losses, mbytes) = learn_and_count(&text, small(knobs), 8, windows);
+        let [half, last] = [windows / 2, windows].map(|w| losses[w - 1]);
+        println!(
+            "BENCH convergence.topk run={name} miners=8 windows={windows} loss_half={half:.3} loss={last:.3} mbytes={mbytes:.3} text={}",
+            text.digest()
+        );
+    }
 }
 
 /// `make bench-sweep`: the quickstart at other rates and ratios. WINDOWS shortens it.

@@ -16,7 +16,7 @@ use bistro_protocol::{
     mechanism,
     object::{self, Hex32, Kind},
     seed,
-    slice::{self, Slice, SliceOf},
+    slice::SliceOf,
     tensors::{Tensor, Tensors},
 };
 use bistro_tests::proxy::{BucketFault, BucketProxy};
@@ -53,7 +53,7 @@ async fn publish_history(subnet: &Subnet, wallet: &DevWallet, bucket: &Bucket) -
     let (keypair, hotkey) = (wallet.hotkey.keypair(), Hotkey(wallet.hotkey.public()));
     let engine = Engine::new(&run.model, 256, run.dataset.sequence_length, 1).expect("a model");
     let mut base = mechanism.first_base(engine.initial(run.from.seed.expect("a seed")).expect("drawn"));
-    let shape = slice::shape(&base.parameters, mechanism.slice_ratio());
+    let shape = mechanism.work_shape(&base.parameters);
     let every = u64::from(run.schedule.snapshot_windows);
     let (mut previous, mut needed) = ([0; 32], 0);
     for window in 0..MISSED {
@@ -70,7 +70,7 @@ async fn publish_history(subnet: &Subnet, wallet: &DevWallet, bucket: &Bucket) -
         let (start, reveal) = (start.await.expect("a block"), reveal.await.expect("a block"));
         let merged = work(&shape, window);
         let of = SliceOf { netuid, run: run.id, window, reveal: &reveal, ratio: mechanism.slice_ratio() };
-        let slice = Slice::derive(of, &base.parameters);
+        let slice = mechanism.slice(of, &base.parameters);
         mechanism.outer_step(&mut base, &slice, &merged, &run.training, window);
         let file = artifact::encode(&agreement, window, Kind::Aggregate, keypair, before, &merged);
         let entry = Entry {

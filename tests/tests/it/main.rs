@@ -30,6 +30,7 @@ mod operator;
 mod operator_bench;
 mod quickstart;
 mod records;
+mod residual;
 mod resilience;
 mod services;
 mod simulate;

@@ -2,8 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use bistro_api::{NodeStatus, Role, run::Training};
-use bistro_protocol::{artifact, check::Commit, hotkey::Hotkey, merge::mix, object::Kind, tensors::Tensors};
+use bistro_api::{
+    NodeStatus, Role,
+    run::{InnerOptimizer, Training},
+};
+use bistro_protocol::{
+    artifact::{self, Content, Form},
+    check::Commit,
+    hotkey::Hotkey,
+    merge::{merged, mix},
+    object::Kind,
+    tensors::Tensors,
+};
 use serde_json::{Value, json};
 
 use crate::support::{Node, Subnet, digests};
@@ -80,14 +90,71 @@ async fn anybody_can_mix_what_an_averager_mixed() {
     let mut works: Vec<Tensors> = Vec::new();
     for entry in manifest.neurons.iter().filter(|e| manifest.admitted.contains(&e.uid)) {
         let file = read(&entry.hotkey, window, Kind::Delta).await;
-        works.push(artifact::decode(&file).expect("an artifact").tensors);
+        works.push(tensors(&file));
     }
     let weights: Vec<f32> = manifest.mixing.iter().map(|w| w.0).collect();
     let works: Vec<&Tensors> = works.iter().collect();
     assert!(!works.is_empty() && weights.len() == works.len() * works[0].len(), "a weight for each work and tensor");
     let aggregate = read(&Hotkey(averager.hotkey.public()), window, Kind::Aggregate).await;
     assert_eq!(manifest.aggregate, Some(Commit::of(&aggregate).digest));
-    let aggregate = artifact::decode(&aggregate).expect("an aggregate").tensors;
-    assert_eq!(mix(&works, &weights), Some(aggregate));
+    assert_eq!(mix(&works, &weights), Some(tensors(&aggregate)));
+    end(subnet, nodes).await;
+}
+
+fn tensors(file: &[u8]) -> Tensors {
+    match artifact::decode(file).expect("a sound file").content {
+        Content::Tensors(tensors) => tensors,
+        Content::TopK(_) => panic!("compressed work"),
+    }
+}
+
+/// The work of a run with compressed deltas: within its bound, a small part of what it would be, and merged as it is read.
+async fn is_compressed(subnet: &Subnet, window: u64) {
+    let (agreement, averager) = (subnet.agreement(), subnet.wallet(Role::Averager, "averager"));
+    let (bucket, manifest) = (subnet.bucket(&averager).await, subnet.manifest(window).await);
+    let read = async |hotkey: &Hotkey, kind: Kind| -> Vec<u8> {
+        let key = agreement.key(hotkey, window, kind);
+        bucket.get(&key, 1 << 26).await.expect("the bucket answers").expect("it is kept for two snapshots").bytes.into()
+    };
+    let aggregate = tensors(&read(&Hotkey(averager.hotkey.public()), Kind::Aggregate).await);
+    let (shape, run) = (aggregate.shape(), &subnet.settings.run);
+    let form = bistro_protocol::mechanism::of(run).form();
+    let mut works = Vec::new();
+    for entry in manifest.neurons.iter().filter(|e| manifest.admitted.contains(&e.uid)) {
+        let file = read(&entry.hotkey, Kind::Delta).await;
+        let size = file.len() as u64;
+        assert!(size <= form.max_bytes(&shape) && size < 4 * aggregate.elements() as u64 / 10, "{size} bytes");
+        let content = artifact::decode(&file).expect("canonical").content;
+        assert_eq!(Form::Dense.read(content.clone(), &shape), None);
+        works.push(form.read(content, &shape).expect("as the run says"));
+    }
+    let mixing: Vec<f32> = manifest.mixing.iter().map(|w| w.0).collect();
+    let works: Vec<&Tensors> = works.iter().collect();
+    assert!(!works.is_empty());
+    assert_eq!(merged(&run.merge.rule, &works, &mixing), Some(aggregate));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_deltas_are_merged_and_paid() {
+    let compression = json!({ "topK": { "k": 64 } });
+    let mechanism = json!({ "cosine": { "sliceRatio": 1, "compression": compression } });
+    let (subnet, nodes, last) = turns(mechanism, |_| ()).await;
+    is_compressed(&subnet, last - 1).await;
+    end(subnet, nodes).await;
+}
+
+/// With fresh moments, so that each work is audited; honest work passes to the last bit.
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_deltas_are_weighed_audited_and_paid() {
+    let compression = json!({ "topK": { "k": 256, "values": "bf16", "decay": "0" } });
+    let mechanism = json!({ "lossReduction": { "testPages": 2, "compression": compression } });
+    let fresh = |training: &mut Training| training.inner_optimizer = InnerOptimizer::Fresh;
+    let (subnet, nodes, last) = turns(mechanism, fresh).await;
+    is_compressed(&subnet, last - 1).await;
+    for validator in nodes.iter().skip(2).take(2) {
+        let status = validator.status().await.expect("it answers");
+        assert_eq!(status.verdicts.get("recompute"), None, "{:?}", status.verdicts);
+        assert!(status.scores.iter().all(|s| s.verdict != "recompute"), "{:?}", status.scores);
+    }
     end(subnet, nodes).await;
 }

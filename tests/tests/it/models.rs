@@ -2,7 +2,7 @@
 
 use bistro_api::{Role, settings::StartFrom};
 use bistro_protocol::{
-    artifact,
+    artifact::{self, Content},
     check::{Commit, Verdict},
     hotkey::Hotkey,
     mechanism::loss_wins::Commitment,
@@ -44,7 +44,8 @@ async fn copy(subnet: &Subnet, copier: &DevWallet, original: &[u8], windows: u64
     let (bucket, hotkey) = (subnet.bucket(copier).await, Hotkey(copier.hotkey.public()));
     let window = clock.window_of(subnet.chain.head().number) + 1;
     let stolen = artifact::decode(original).expect("a sound file");
-    let file = artifact::encode(&agreement, window, Kind::Model, copier.hotkey.keypair(), stolen.base, &stolen.tensors);
+    let Content::Tensors(model) = &stolen.content else { panic!("a model is tensors") };
+    let file = artifact::encode(&agreement, window, Kind::Model, copier.hotkey.keypair(), stolen.base, model);
     let commit = Commit::of(&file);
     let commitment = Commitment::of(&agreement, &hotkey, window, &commit.digest.0).to_bytes();
     subnet.chain.commit(&copier.hotkey, subnet.settings.netuid, &commitment).await.expect("it may commit");

@@ -196,7 +196,7 @@ impl Choice {
         };
         for hotkey in &hotkeys {
             if let Some(found) = models::fetch(node, hotkey).await? {
-                return Ok((found.tensors, format!("the model of {hotkey} of window {}", found.window)));
+                return Ok((found.parameters, format!("the model of {hotkey} of window {}", found.window)));
             }
         }
         Err(Failure::Permanent(match hotkeys.as_slice() {

@@ -1,6 +1,7 @@
 //! What the mechanisms ask of the engine: a miner's work, a validator's scores, an averager's weights. No IO.
 
 pub mod averaging;
+pub mod residual;
 mod score;
 
 pub use score::{Accepted, Candidate, LookedAt, Scene, Scored, page_losses, score};

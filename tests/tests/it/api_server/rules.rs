@@ -124,6 +124,54 @@ fn rules() -> Vec<Rule> {
         },
         Rule {
             kinds: &["Subnet"],
+            says: "compression needs exactly one member: topK",
+            keep: vec![reduction(json!({ "compression": { "topK": {} } }))],
+            broken: vec![reduction(json!({ "compression": {} }))],
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "topK.decay must be at least 0 and at most 1",
+            keep: ["0", "1.0", "0e3", "5e-1"].map(|decay| reduction(top_k(decay))).into(),
+            broken: ["-0.1", "1.1", "1e3"].map(|decay| reduction(top_k(decay))).into(),
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "set cosine.sliceRatio to 1",
+            keep: vec![cosine(json!({ "sliceRatio": 1, "compression": { "topK": {} } }))],
+            broken: vec![
+                cosine(json!({ "sliceRatio": 2, "compression": { "topK": {} } })),
+                // Its default is 10.
+                cosine(json!({ "sliceRatio": null, "compression": { "topK": {} } })),
+            ],
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "leave lossReduction.sliceRatio out",
+            keep: vec![reduction(json!({ "sliceRatio": 1, "compression": { "topK": {} } }))],
+            broken: vec![reduction(json!({ "sliceRatio": 10, "compression": { "topK": {} } }))],
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "merge.rule must be mean with cosine.compression",
+            keep: vec![with_run(cosine(top_k("0.9")), json!({ "merge": { "rule": { "mean": {} } } }))],
+            broken: ["median", "trimmedMean"]
+                .map(|rule| with_run(cosine(top_k("0.9")), json!({ "merge": { "rule": { "mean": null, rule: {} } } })))
+                .into(),
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "cosine.compression.topK.decay must be \"0\" with training.innerOptimizer: fresh",
+            keep: ["0", "0.00"].map(|decay| fresh(cosine(top_k(decay)))).into(),
+            broken: vec![fresh(cosine(top_k("0.9"))), fresh(cosine(top_k("1e-9")))],
+        },
+        Rule {
+            kinds: &["Subnet"],
+            says: "lossReduction.compression.topK.decay must be \"0\" with training.innerOptimizer: fresh",
+            keep: vec![fresh(reduction(top_k("0")))],
+            broken: vec![fresh(reduction(top_k("1")))],
+        },
+        Rule {
+            kinds: &["Subnet"],
             says: "lossWins.floor must be above 0",
             keep: ["1e-3", "0.005"].map(floor).into(),
             broken: ["0", "0.000", "0e-3"].map(floor).into(),
@@ -154,6 +202,28 @@ fn rules() -> Vec<Rule> {
 
 fn averaging(members: Value) -> Value {
     json!({ "spec": { "run": { "mechanism": { "cosine": null, "lossReduction": { "averaging": members } } } } })
+}
+
+fn cosine(settings: Value) -> Value {
+    json!({ "spec": { "run": { "mechanism": { "cosine": settings } } } })
+}
+
+fn reduction(settings: Value) -> Value {
+    json!({ "spec": { "run": { "mechanism": { "cosine": null, "lossReduction": settings } } } })
+}
+
+/// Settings of a mechanism that sends whole deltas.
+fn top_k(decay: &str) -> Value {
+    json!({ "sliceRatio": 1, "compression": { "topK": { "decay": decay } } })
+}
+
+fn fresh(change: Value) -> Value {
+    with_run(change, json!({ "training": { "innerOptimizer": "fresh" } }))
+}
+
+fn with_run(mut change: Value, run: Value) -> Value {
+    merge(&mut change, &json!({ "spec": { "run": run } }));
+    change
 }
 
 fn wins(settings: Value) -> Value {

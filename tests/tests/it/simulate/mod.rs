@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bistro_protocol::{check::Verdict, mechanism::cosine::RECOMPUTED};
+use bistro_protocol::{check::Verdict, mechanism::audit::RECOMPUTED};
 use bistro_tests::{
     arena::Arena,
     cheat::Cheat,

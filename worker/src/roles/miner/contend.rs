@@ -149,7 +149,7 @@ impl Miner {
             let hotkey = Hotkey::from_ss58(hotkey)
                 .map_err(|error| Failure::Permanent(format!("startFrom.hotkey: {hotkey}: {error}")))?;
             let found = models::fetch(node, &hotkey).await?;
-            return found.map(|file| file.tensors).ok_or_else(|| {
+            return found.map(|model| model.parameters).ok_or_else(|| {
                 Failure::Transient(format!("startFrom.hotkey: waits for a model of {}", hotkey.ss58()))
             });
         }
@@ -157,7 +157,7 @@ impl Miner {
             for hotkey in models::paid(node).await? {
                 if let Some(found) = models::fetch(node, &hotkey).await? {
                     tracing::info!(%hotkey, window = found.window, "starts from the best model");
-                    return Ok(found.tensors);
+                    return Ok(found.parameters);
                 }
             }
             tracing::info!("the chain pays for no model yet: starts from the base");

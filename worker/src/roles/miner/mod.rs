@@ -1,12 +1,13 @@
 //! The miner: train on own pages, commit, publish, follow.
 
+mod carry;
 mod contend;
 
 use std::sync::Arc;
 
 use bistro_api::{run::InnerOptimizer, status::Phase};
 use bistro_protocol::{
-    artifact,
+    artifact::{self, Form},
     check::{Commit, Verdict},
     mechanism,
     object::{self, Kind},
@@ -43,6 +44,7 @@ impl Loop for Miner {
     /// One window. Any step can be repeated: after a fault or a restart it goes on with the same bytes.
     async fn window(&mut self) -> Result<(), Failure> {
         let window = self.follower.window;
+        self.settle(window, None).await?;
         if let Some(facts) = self.workable(window).await? {
             if !self.node.mechanism().has_common_base() {
                 self.contend(&facts).await?;
@@ -51,10 +53,11 @@ impl Loop for Miner {
             }
         }
         let followed = self.follower.follow(&self.node).await?;
+        self.settle(followed.window + 1, Some(&followed)).await?;
         snapshot::sweep(&self.node, window, &self.standing()?.kept()).await;
         self.node.state.forget_before(&KEPT, window)?;
-        // Moments and own models outlive windows without training: only the newest count.
-        for kind in ["optimizer", contend::MODEL] {
+        // Moments, residuals and own models outlive windows without training: only the newest count.
+        for kind in ["optimizer", carry::RESIDUAL, contend::MODEL] {
             if let Some(newest) = self.node.state.newest_window(kind, window + 1)? {
                 self.node.state.forget_before(&[kind], newest)?;
             }
@@ -109,7 +112,13 @@ impl Miner {
         let slice = node.slice(window, &base.parameters).await?;
         let work = mechanism.published(&computed, &slice, base);
         let (keypair, digest) = (node.wallet.keypair(), self.follower.digest);
-        let artifact = artifact::encode(&node.agreement, window, mechanism.kind(), keypair, digest, &work);
+        let artifact = match mechanism.form() {
+            Form::Dense => artifact::encode(&node.agreement, window, mechanism.kind(), keypair, digest, &work),
+            Form::TopK(_) => match self.compressed(window, work).await? {
+                Some(artifact) => artifact,
+                None => return Ok(None),
+            },
+        };
         node.state.write_of("artifact", window, &artifact)?;
         Ok(Some(artifact))
     }

@@ -7,7 +7,7 @@ use bistro_protocol::{
     base::Base,
     check::Verdict,
     draw::{draw, draw_with_leaders},
-    mechanism::{self, cosine::is_recomputed, loss_wins::Contender},
+    mechanism::{self, audit::is_recomputed, loss_wins::Contender},
     object::{Bits64, Hex32},
     record::{Entry, Evaluation, Former, Scores},
     score::Outcome,
@@ -164,11 +164,13 @@ impl Validator {
             Ok(engine.train(&work, &mut Optimizer::fresh(), &cancel, |_| ())?.parameters)
         });
         let local = recomputed.await?;
-        let expected = mechanism.effect(mechanism.published(&local, slice, base), slice, base);
-        let same = works
-            .iter()
-            .find(|w| w.uid == uid)
-            .is_some_and(|w| w.outcome.as_ref().is_ok_and(|delta| is_recomputed(delta, &expected)));
+        let published = mechanism.published(&local, slice, base);
+        let sent = mechanism.sent(published.clone(), node.environment.threads);
+        let expected = mechanism.effect(published, slice, base);
+        let work = works.iter().find(|w| w.uid == uid).and_then(|w| w.outcome.as_ref().ok());
+        let same = work
+            .zip(sent.ok())
+            .is_some_and(|(work, sent)| is_recomputed(work, &expected, &mechanism.effect(sent, slice, base)));
         if !same {
             tracing::warn!(window = facts.window, uid, "an audit found work that was not done as the run says");
         }

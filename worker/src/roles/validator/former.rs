@@ -100,9 +100,9 @@ impl Validator {
         for replaced in replaced {
             let commitment = Commitment::from_bytes(&replaced.commitment);
             let (Some(uid), Some(commitment)) = (facts.uid_of(&replaced.hotkey), commitment) else { continue };
-            let Some(file) = models::read(node, &replaced.hotkey, &commitment).await? else { continue };
+            let Some(model) = models::read(node, &replaced.hotkey, &commitment).await? else { continue };
             let (sequences, cancel) = (Arc::clone(&sequences), node.stop.child_token());
-            let losses = node.compute(move |engine| page_losses(engine, &file.tensors, &sequences, page, &cancel));
+            let losses = node.compute(move |engine| page_losses(engine, &model.parameters, &sequences, page, &cancel));
             let losses = losses.await?.into_iter().map(Bits64).collect();
             found.push(Former { uid, window: commitment.window, since: replaced.since, until: replaced.until, losses });
         }
