@@ -32,8 +32,11 @@ fn the_bound_holds() {
 
 const TWO_BIT: topk::Settings = topk::Settings { k: 64, values: topk::Values::TwoBit };
 
+/// Names and shapes.
+type Schema = Vec<(String, Vec<usize>)>;
+
 /// Work of two tensors, one of them longer than a chunk, its shape, and its file.
-fn compressed(settings: topk::Settings) -> (Sparse, Vec<(String, Vec<usize>)>, Vec<u8>) {
+fn compressed(settings: topk::Settings) -> (Sparse, Schema, Vec<u8>) {
     let entry = |i: u32| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 8_388_608.0 - 1.0;
     let tensor = |name: &str, shape: &[usize]| Tensor {
         name: name.into(),
