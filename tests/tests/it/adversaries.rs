@@ -30,16 +30,13 @@ fn check_honest(judge: &Judge) {
 fn work_that_was_not_done_is_not_paid() {
     let text = Text::generated(1 << 20);
     let cheats: Vec<Cheat> = Cheat::ALL.into_iter().filter(|c| c.does_no_work()).collect();
-    for (ratio, top_k) in [(10, None), (1, Some((64, "0.95")))] {
-        let knobs = Knobs { ratio, top_k, ..Knobs::default() };
-        let mut arena = Arena::new(&text, smallest(knobs), HONEST, &cheats);
-        let judge = Judge::watching(&mut arena, 256, 20, |_, _| ());
-        check_honest(&judge);
-        for (uid, cheat) in arena.cheats() {
-            let figures = judge.figures(HONEST, uid);
-            println!("{top_k:?} {} {:.4} of an honest weight, {}", cheat.name(), figures.share, figures.verdict);
-            assert!(figures.share <= 0.05, "{top_k:?} {}: {figures:?}", cheat.name());
-        }
+    let knobs = Knobs { ratio: 10, ..Knobs::default() };
+    let mut arena = Arena::new(&text, smallest(knobs), HONEST, &cheats);
+    let judge = Judge::watching(&mut arena, 256, 20, |_, _| ());
+    check_honest(&judge);
+    for (uid, cheat) in arena.cheats() {
+        let figures = judge.figures(HONEST, uid);
+        assert!(figures.share <= 0.05, "{}: {figures:?}", cheat.name());
     }
 }
 

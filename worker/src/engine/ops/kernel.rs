@@ -121,6 +121,12 @@ unsafe fn tile<const R: usize, const V: usize>(t: &Tile) {
     let (mut a, mut b) = (t.a, t.b);
     // SAFETY: as the caller says; the block's rows are whole panels.
     unsafe {
+        if t.accumulate {
+            // What is needed last comes from farthest.
+            for (r, v) in (0..R).flat_map(|r| (0..V).map(move |v| (r, v))) {
+                _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(r * t.row_stride + v * LANES).cast());
+            }
+        }
         for _ in 0..t.depth {
             let mut row = [_mm512_setzero_ps(); V];
             for (v, row) in row.iter_mut().enumerate() {
