@@ -123,8 +123,10 @@ unsafe fn tile<const R: usize, const V: usize>(t: &Tile) {
     unsafe {
         if t.accumulate {
             // What is needed last comes from farthest.
-            for (r, v) in (0..R).flat_map(|r| (0..V).map(move |v| (r, v))) {
-                _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(r * t.row_stride + v * LANES).cast());
+            for r in 0..R {
+                for v in 0..V {
+                    _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(r * t.row_stride + v * LANES).cast());
+                }
             }
         }
         for _ in 0..t.depth {
