@@ -211,12 +211,12 @@ impl Scores {
         }
         let m = self.moving_average.0;
         for Entry { uid, age, before, average, drawn, .. } in &self.miners {
-            let sound = |x: f64| x.is_finite() && x >= 0.0;
             let accepted = |e: &Evaluation| (e.verdict == Verdict::Accepted) == e.raw.is_some();
             let finite = |bits: Option<Bits64>| bits.is_none_or(|x| x.0.is_finite());
             let gate = |e: &Evaluation| e.gate.is_none_or(|gate| (0.0..=1.0).contains(&gate.0));
             let raw = |e: &Evaluation| finite(e.raw) && finite(e.loss) && gate(e) && losses(&e.losses);
-            let fits = sound(before.0) && sound(average.0) && drawn.as_ref().is_none_or(|e| accepted(e) && raw(e));
+            let fits =
+                before.0.is_finite() && average.0.is_finite() && drawn.as_ref().is_none_or(|e| accepted(e) && raw(e));
             if !fits || (age.is_none() && drawn.is_some()) {
                 return Err(RecordFault::Value(*uid));
             }

@@ -1,7 +1,7 @@
 //! What a validator remembers of the miners: moving averages of normalised scores.
 //!
 //! ```text
-//! normalised = raw / median of the last 64 positive raws, clamped to [0, 1.25]
+//! normalised = raw / median of the last 64 positive raws, clamped to [-1.25, 1.25]
 //! average    = m * average + (1 - m) * normalised, from 0, without bias correction
 //! ```
 
@@ -19,7 +19,7 @@ use crate::{
 
 /// Positive raw scores that the scale is taken from.
 const RAWS: usize = 64;
-/// An evaluation earns at most so many times the median. Nobody can do more than its own pages and honest scores spread
+/// An evaluation earns, or costs, at most so many times the median. Nobody can do more than its own pages and honest scores spread
 /// by about a tenth, so what scores higher is aimed at the score: whoever publishes the gradient that work is compared
 /// with had five times an honest weight while this was 2. At 1 many cheats pull the median down so far that half of the
 /// work is paid like all of it.
@@ -37,7 +37,7 @@ pub struct Book {
 pub struct Standing {
     /// Who holds the uid.
     pub hotkey: Hotkey,
-    /// Moving average of its normalised scores.
+    /// Moving average of its normalised scores; below zero it has no weight.
     pub average: f64,
     /// Its latest raw score.
     pub raw: Option<f64>,
@@ -159,13 +159,14 @@ impl Book {
     }
 }
 
-/// The average after one evaluation. Fraud takes everything at once; without a scale, that is before anybody scored
-/// above zero, there is nothing to compare with and nothing is earned.
+/// The average after one evaluation. Scores below zero count as they are: those of a work that was not done lie on both
+/// sides of it, and their better half alone would earn something. Fraud takes everything at once, but no debt; without a scale,
+/// that is before anybody scored above zero, there is nothing to compare with and nothing is earned.
 pub fn next_average(before: f64, outcome: Outcome, scale: Option<f64>, moving_average: f64) -> f64 {
     let normalised = match outcome {
-        Outcome::Rejected(verdict) if verdict.is_fraud() => return 0.0,
+        Outcome::Rejected(verdict) if verdict.is_fraud() => return before.min(0.0),
         Outcome::Rejected(_) => 0.0,
-        Outcome::Scored(raw) => scale.map_or(0.0, |scale| (raw / scale).clamp(0.0, LARGEST)),
+        Outcome::Scored(raw) => scale.map_or(0.0, |scale| (raw / scale).clamp(-LARGEST, LARGEST)),
     };
     if normalised.is_nan() { 0.0 } else { moving_average * before + (1.0 - moving_average) * normalised }
 }
@@ -224,11 +225,29 @@ mod tests {
     }
 
     #[test]
-    fn negative_and_absent_earn_nothing_and_fraud_loses_everything() {
+    fn absent_earn_nothing_and_fraud_loses_everything_but_debts() {
         let mut book = book(&[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(1.0)), (2, Outcome::Scored(-1.0))]);
-        assert_eq!(average(&book, 2), 0.0);
-        book.record(0, &[(0, Outcome::Rejected(Verdict::Late)), (1, Outcome::Rejected(Verdict::Forged))], RATES);
+        let rejected = |uid, verdict| (uid, Outcome::Rejected(verdict));
+        book.record(
+            0,
+            &[rejected(0, Verdict::Late), rejected(1, Verdict::Forged), rejected(2, Verdict::Forged)],
+            RATES,
+        );
         assert!((average(&book, 0) - 0.09).abs() < 1e-12 && average(&book, 1) == 0.0);
+        assert!((average(&book, 2) + 0.1).abs() < 1e-12);
+        assert_eq!(book.weights(3.0), [(0, 65535)]);
+    }
+
+    /// Scores around zero, as of noise, come to nothing beside a good one.
+    #[test]
+    fn scores_below_zero_cost_what_those_above_it_earn() {
+        let mut book = book(&[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(0.0)), (2, Outcome::Scored(-9.0))]);
+        assert!((average(&book, 2) + 0.125).abs() < 1e-12);
+        for window in 0..40 {
+            let noise = if window % 2 == 0 { 1.0 } else { -1.0 };
+            book.record(window, &[(0, Outcome::Scored(1.0)), (1, Outcome::Scored(noise))], RATES);
+        }
+        assert!(average(&book, 1).abs() < 0.06 && average(&book, 0) > 0.9);
     }
 
     #[test]

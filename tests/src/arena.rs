@@ -57,8 +57,8 @@ pub struct Arena<'a> {
     window: u64,
     /// The honest miners, who have the first uids.
     miners: Vec<Honest>,
-    /// They have the uids after them.
-    cheats: Vec<Cheater>,
+    /// They have the uids after them, each with what it has not sent yet.
+    cheats: Vec<(Cheater, Option<Tensors>)>,
     /// Whose work is merged, by uid.
     admitted: Vec<bool>,
     /// Bytes that the honest miners published so far.
@@ -96,7 +96,7 @@ impl<'a> Arena<'a> {
         let scorer = engine(threads);
         let parameters = scorer.initial(run.from.seed.expect("a run from a seed")).expect("drawn");
         let base = mechanism::of(&run).first_base(parameters);
-        let cheats = (1..).zip(cheats).map(|(number, cheat)| Cheater::new(*cheat, number)).collect();
+        let cheats = (1..).zip(cheats).map(|(number, cheat)| (Cheater::new(*cheat, number), None)).collect();
         let admitted = vec![true; miners];
         let miners = vec![Honest { optimizer: Optimizer::fresh(), residual: None }; miners];
         Self { text, run, pages, engines, scorer, base, window: 0, miners, cheats, admitted, published: 0 }
@@ -114,7 +114,7 @@ impl<'a> Arena<'a> {
 
     /// The cheats with their uids.
     pub fn cheats(&self) -> Vec<(usize, Cheat)> {
-        (self.miners.len()..).zip(self.cheats.iter().map(Cheater::cheat)).collect()
+        (self.miners.len()..).zip(self.cheats.iter().map(|(cheater, _)| cheater.cheat())).collect()
     }
 
     /// Bytes of entries that an honest miner has published so far, without what stands around them in a file.
@@ -287,11 +287,18 @@ impl<'a> Arena<'a> {
         let other = self.own(self.window, NOBODY);
         let (base, run, windows) = (&self.base.parameters, &self.run, self.window);
         let tasks = self.cheats.iter_mut().zip(own).collect();
-        share_out(&mut self.engines, tasks, |engine, (cheater, own): (&mut Cheater, Vec<Vec<u32>>)| {
+        share_out(&mut self.engines, tasks, |engine, ((cheater, residual), own): (&mut (Cheater, _), Vec<Vec<u32>>)| {
             let view = View { base, slice, run, windows, own: &own, other: &other, published: &published };
             let work = cheater.publish(engine, &view).expect("cheats compute as others do");
-            // What is no work cannot be compressed either: a check finds it.
-            mechanism::of(run).sent(work.clone(), 1).unwrap_or(work)
+            let carried = if cheater.cheat() == Cheat::Forgetful { None } else { residual.take() };
+            match send(mechanism::of(run), &work, carried, 1) {
+                Some(Ok(Sent { work: sparse, left })) => {
+                    *residual = left;
+                    sparse.dense(&work.shape())
+                }
+                // What is no work cannot be compressed either: a check finds it.
+                _ => work,
+            }
         })
     }
 

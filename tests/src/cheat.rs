@@ -73,10 +73,12 @@ pub enum Cheat {
     NotANumber,
     /// Works and leaves a tensor out.
     Partial,
+    /// Works like everybody, and where work is compressed drops what it did not send: more of what it sends is of its own pages.
+    Forgetful,
 }
 
 impl Cheat {
-    /// All of them.
+    /// All but the forgetful, who does nothing wrong where work is sent as it is.
     pub const ALL: [Cheat; 23] = [
         Cheat::Zero,
         Cheat::Random,
@@ -128,6 +130,7 @@ impl Cheat {
             Cheat::Shout => "x1000",
             Cheat::NotANumber => "nan",
             Cheat::Partial => "partial",
+            Cheat::Forgetful => "forgetful",
         };
         name.to_owned()
     }
@@ -226,6 +229,7 @@ impl Cheater {
                 let shared = [&view.own[..half], &view.other[..half]].concat();
                 view.slice.gather(&self.learn(engine, view, &shared)?)
             }
+            Cheat::Forgetful => view.slice.gather(&self.learn(engine, view, view.own)?),
             Cheat::Turncoat(windows) if view.windows < windows => {
                 view.slice.gather(&self.learn(engine, view, view.own)?)
             }

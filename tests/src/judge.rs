@@ -132,9 +132,9 @@ pub fn audit_cosine(arena: &mut Arena<'_>, played: &Played, uid: u16) -> f64 {
 pub struct Figures {
     /// How often it was drawn.
     pub evaluations: usize,
-    /// Its last weight over the mean of the honest.
+    /// Its weight over the mean of the honest, in the second half of the windows together.
     pub share: f64,
-    /// Its last average over the mean of the honest.
+    /// The same of the averages.
     pub pay: f64,
     /// Chance that a raw score of an honest miner beats one of its; `None` if it was never scored.
     pub auc: Option<f64>,
@@ -161,10 +161,11 @@ fn verdict(outcome: Outcome) -> Verdict {
 impl Judge {
     /// Of `uid`, which may be honest.
     pub fn figures(&self, miners: usize, uid: usize) -> Figures {
-        let last = self.records.last().expect("a window was scored");
+        // One window more or less makes a difference to an average; what somebody earns is a matter of many.
+        let late = &self.records[self.records.len() / 2..];
         let mean = |of: &dyn Fn(usize) -> f64| (0..miners).map(of).sum::<f64>() / miners as f64;
-        let weight = |uid: usize| f64::from(last.weights[uid]);
-        let average = |uid: usize| last.averages[uid];
+        let weight = |uid: usize| late.iter().map(|r| f64::from(r.weights[uid])).sum::<f64>();
+        let average = |uid: usize| late.iter().map(|r| r.averages[uid]).sum::<f64>();
         Figures {
             evaluations: self.outcomes(uid).count(),
             share: weight(uid) / mean(&weight),

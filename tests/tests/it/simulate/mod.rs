@@ -165,8 +165,8 @@ fn print(shares: &Shares) {
 /// The table of shares, detection and losses.
 fn table(all: &[Shares], losses: &[(&str, Vec<f64>)], windows: u64, text: &Text) -> String {
     let mut out = format!(
-        "Weight of each class over that of an honest miner after {windows} windows (in brackets: evaluations until its average \
-         stayed below that of every honest miner). Eight honest miners of 0.13 million parameters, text {}.\n\n| |",
+        "Weight of each class over that of an honest miner in the second half of {windows} windows (in brackets: evaluations \
+         until its average stayed below that of every honest miner). Eight honest miners of 0.13 million parameters, text {}.\n\n| |",
         text.digest()
     );
     out += &all.iter().map(|s| format!(" `{}` |", s.mechanism)).collect::<String>();

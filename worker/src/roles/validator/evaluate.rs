@@ -72,7 +72,7 @@ impl Validator {
             weight: 0,
             drawn: evaluations.get(&uid).cloned(),
         });
-        let miners = entries.filter(|e| e.age.is_some() || e.average.0 > 0.0 || e.before.0 > 0.0).collect();
+        let miners = entries.filter(|e| e.age.is_some() || e.average.0 != 0.0 || e.before.0 != 0.0).collect();
         let scores = Scores {
             end: Hex32(end),
             base: Hex32(base.digest()),
