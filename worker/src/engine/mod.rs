@@ -9,6 +9,7 @@
 //! whose gradients are added in unit order; of a larger one all share the rows and heads of each operation ([`team`]). So
 //! the bits do not depend on the number of threads.
 
+mod continuation;
 pub mod device;
 mod layout;
 mod memory;
@@ -31,17 +32,18 @@ use bistro_protocol::{
 
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 
+pub use self::{
+    continuation::Continuation,
+    device::{Choice, Place, Precision},
+    model::{Config, ConfigError, Family},
+    optimizer::{Optimizer, OptimizerError, Recipe},
+    trainer::{Session, Step, Trained, Work},
+};
 use self::{
     device::Backend,
     model::{Model as Decoder, Plan, Workspace},
     ops::math,
     team::Team,
-};
-pub use self::{
-    device::{Choice, Place, Precision},
-    model::{Config, ConfigError, Family},
-    optimizer::{Optimizer, OptimizerError, Recipe},
-    trainer::{Session, Step, Trained, Work},
 };
 
 /// Parameters from which on threads share each operation: a gradient for each thread would cost more than that.

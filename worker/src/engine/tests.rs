@@ -205,6 +205,31 @@ fn logits_give_the_loss() {
     }
 }
 
+/// A text in pieces gives what it gives at once; whatever was computed in between, and from the beginning again.
+#[test]
+fn a_continued_text_is_the_text() {
+    for (model, vocabulary) in [(grouped(), 61), (gpt2(true), 61), (shared(), 1009), (shared_gpt2(), 2003)] {
+        let mut engine = Engine::new(&model, vocabulary, 200, 2).expect("fits");
+        let parameters = parameters(&engine);
+        let text = &sequences(1, 200, vocabulary)[0][..200];
+        let wanted = engine.logits(&parameters, text).expect("computes");
+        let wanted: Vec<&[f32]> = wanted.chunks(vocabulary as usize).collect();
+        let mut continuation = engine.begin(&parameters).expect("fits");
+        for pieces in [&[5, 1, 1, 70, 1, 122][..], &[200], &[1, 199]] {
+            let mut seen = 0;
+            for piece in pieces {
+                let logits = continuation.push(&text[seen..seen + piece]).expect("there is room");
+                seen += piece;
+                let (_, apart) = difference(&logits, wanted[seen - 1]);
+                assert!(apart < 1e-5, "{pieces:?} after {seen}: {apart}");
+            }
+            assert!(continuation.room() == 0 && continuation.push(&[0]).is_err());
+            continuation.restart();
+        }
+        assert!(continuation.push(&[]).is_err() && continuation.push(&[vocabulary]).is_err());
+    }
+}
+
 #[test]
 fn the_mean_over_many_sequences_is_the_mean_of_the_parts() {
     let mut engine = Engine::new(&preset(Preset::Test), 256, 128, 1).expect("fits");

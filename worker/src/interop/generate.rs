@@ -13,12 +13,9 @@ use super::{
     text::Text,
 };
 use crate::{
-    engine::{self, Engine},
+    engine::{self, Continuation, Engine},
     failure::Failure,
 };
-
-/// Tokens of the shortest sequence that is computed: the engine fills up to the length that it was built for.
-const SHORTEST: usize = 64;
 
 /// `generate`.
 #[derive(Args)]
@@ -80,7 +77,8 @@ fn write(
 ) -> Result<(), Error> {
     let text = loaded.text()?;
     let start = start(text, prompt)?;
-    let (mut writer, mut decoder) = (Writer::new(loaded, start.clone(), threads), text.decoder());
+    let mut engine = loaded.engine(loaded.context, threads)?;
+    let (mut writer, mut decoder) = (Writer::new(&mut engine, loaded, start.clone())?, text.decoder());
     let mut screen = Screen::new(shape == Shape::Text);
     let mut made = Vec::new();
     while (made.len() as u64) < count && !stop.is_cancelled() && !screen.closed {
@@ -110,43 +108,36 @@ fn start(text: &Text, prompt: &str) -> Result<Vec<u32>, Error> {
     Ok(tokens)
 }
 
-/// The model and what it has seen.
+/// The model and the text.
 struct Writer<'a> {
-    loaded: &'a Loaded,
-    threads: usize,
+    continuation: Continuation<'a>,
     tokens: Vec<u32>,
-    /// For sequences of so many tokens.
-    engine: Option<(usize, Engine)>,
+    /// Those that the model has not seen yet.
+    new: usize,
+    /// Most tokens that it sees at once.
+    context: usize,
 }
 
 impl<'a> Writer<'a> {
-    fn new(loaded: &'a Loaded, tokens: Vec<u32>, threads: usize) -> Self {
-        Self { loaded, threads, tokens, engine: None }
+    fn new(engine: &'a mut Engine, loaded: &Loaded, tokens: Vec<u32>) -> Result<Self, Error> {
+        let (new, context) = (tokens.len(), loaded.context as usize);
+        Ok(Self { continuation: engine.begin(&loaded.parameters)?, tokens, new, context })
     }
 
     fn push(&mut self, token: u32) {
         self.tokens.push(token);
+        self.new += 1;
     }
 
-    /// Logits of the next token, after as many of the last ones as the model sees at once.
+    /// Logits of the next token. A text that is longer than what the model sees at once goes on from its last half of that.
     fn logits(&mut self) -> Result<Vec<f32>, Error> {
-        let context = self.loaded.context as usize;
-        let seen = &self.tokens[self.tokens.len().saturating_sub(context)..];
-        // Longer sequences cost more: engines grow with what they see.
-        let positions = match &self.engine {
-            Some((positions, _)) if *positions >= seen.len() => *positions,
-            _ => seen.len().next_power_of_two().max(SHORTEST).min(context),
-        };
-        let engine = match self.engine.take() {
-            Some((known, engine)) if known == positions => engine,
-            // At most the context, which is 32 bits wide.
-            _ => self.loaded.engine(positions as u32, self.threads)?,
-        };
-        let (_, engine) = self.engine.insert((positions, engine));
-        let width = engine.config().vocabulary;
-        let mut logits = engine.logits(&self.loaded.parameters, seen)?;
-        let last = logits.split_off(logits.len() - width);
-        if last.iter().all(|x| x.is_finite()) { Ok(last) } else { Err(engine::Error::Loss.into()) }
+        if self.new > self.continuation.room() {
+            self.continuation.restart();
+            self.new = self.tokens.len().min(self.context.div_ceil(2));
+        }
+        let logits = self.continuation.push(&self.tokens[self.tokens.len() - self.new..])?;
+        self.new = 0;
+        if logits.iter().all(|x| x.is_finite()) { Ok(logits) } else { Err(engine::Error::Loss.into()) }
     }
 }
 

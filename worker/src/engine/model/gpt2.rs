@@ -144,7 +144,7 @@ impl Gpt2 {
         let linear = Linear { weight, bias: None, outputs: v, inputs: c, order: Order::OutputsFirst };
         let model = Self {
             plan,
-            shape: Shape { positions: plan.positions, queries: heads, keys: heads, head },
+            shape: Shape { positions: plan.positions, from: 0, queries: heads, keys: heads, head },
             width: c,
             epsilon: config.epsilon,
             embedding,
@@ -171,7 +171,7 @@ impl Gpt2 {
         for (i, block) in self.blocks.iter().enumerate().rev() {
             if self.plan.recompute {
                 w.x.copy_from_slice(&w.inputs[i]);
-                self.block_forward(parameters, block, &mut w.blocks[0], &mut w.x);
+                self.block_forward(parameters, block, self.shape, &mut w.blocks[0], &mut w.x);
             }
             self.block_backward(parameters, gradient, block, i, dh, w);
         }
@@ -185,7 +185,7 @@ impl Gpt2 {
     /// Fills the workspace, and `h (R,C)` with the output of the last norm; what backward passes need is `kept`.
     pub fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, h: &mut Vec<f32>, w: &mut Workspace) {
         let slots = if kept && !self.plan.recompute { self.blocks.len() } else { 1 };
-        self.reserve(sequences.len(), slots, if kept { self.blocks.len() } else { 0 }, w);
+        self.reserve(sequences.len() * self.plan.positions, 0, slots, if kept { self.blocks.len() } else { 0 }, w);
         h.resize(w.x.len(), 0.0);
         embed(&mut w.x, self.embedding.of(parameters), inputs(sequences), self.width);
         let positions = self.plan.positions * self.width;
@@ -196,17 +196,31 @@ impl Gpt2 {
             if kept {
                 w.inputs[i].copy_from_slice(&w.x);
             }
-            self.block_forward(parameters, block, &mut w.blocks[i.min(slots - 1)], &mut w.x);
+            self.block_forward(parameters, block, self.shape, &mut w.blocks[i.min(slots - 1)], &mut w.x);
         }
         self.norm_forward(&self.norm, parameters, h, &mut w.rows, &w.x);
     }
 
-    /// Moves the residual stream `x (R,C)` through a block.
-    fn block_forward(&self, parameters: &[f32], block: &Block, a: &mut Activations, x: &mut [f32]) {
-        let team = self.plan.team;
+    /// Fills `h (n,C)` for the n tokens of a sequence that come after `from` others, of which this workspace has seen nothing
+    /// else since.
+    pub fn extend(&self, parameters: &[f32], tokens: &[u32], from: usize, h: &mut Vec<f32>, w: &mut Workspace) {
+        self.reserve(tokens.len(), from, self.blocks.len(), 0, w);
+        h.resize(w.x.len(), 0.0);
+        embed(&mut w.x, self.embedding.of(parameters), tokens.iter().copied(), self.width);
+        add(&mut w.x, &self.positions.of(parameters)[from * self.width..(from + tokens.len()) * self.width]);
+        let shape = self.shape.after(from, tokens.len());
+        for (block, a) in self.blocks.iter().zip(&mut w.blocks) {
+            self.block_forward(parameters, block, shape, a, &mut w.x);
+        }
+        self.norm_forward(&self.norm, parameters, h, &mut w.rows, &w.x);
+    }
+
+    /// Moves the residual stream `x (R,C)` through a block. `a.qkv` has the rows of tokens that were computed before.
+    fn block_forward(&self, parameters: &[f32], block: &Block, shape: Shape, a: &mut Activations, x: &mut [f32]) {
+        let (team, width) = (self.plan.team, shape.qkv_width());
         self.norm_forward(&block.norm1, parameters, &mut a.h1, &mut a.rows1, x);
-        block.qkv.forward(team, parameters, &mut a.qkv, &a.h1);
-        attention::forward(team, &mut a.attention, &mut a.lse, &a.qkv, self.shape);
+        block.qkv.forward(team, parameters, &mut a.qkv[shape.from * width..], &a.h1);
+        attention::forward(team, &mut a.attention, &mut a.lse, &a.qkv, shape);
         block.o.forward_add(team, parameters, x, &a.attention);
 
         a.middle.copy_from_slice(x);
@@ -260,9 +274,9 @@ impl Gpt2 {
         layer_norm::backward(self.plan.team, dx, dweight, dbias, dy, x, rows, norm.weight.of(parameters));
     }
 
-    /// Gives the buffers of a forward pass the length for this number of sequences.
-    fn reserve(&self, sequences: usize, slots: usize, kept: usize, w: &mut Workspace) {
-        let (c, rows) = (self.width, sequences * self.plan.positions);
+    /// Gives the buffers of a forward pass the length for this number of rows, after `from` others.
+    fn reserve(&self, rows: usize, from: usize, slots: usize, kept: usize, w: &mut Workspace) {
+        let c = self.width;
         let f = self.blocks.first().map_or(0, |block| block.up.outputs);
         let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
         w.blocks.resize_with(slots, Activations::default);
@@ -270,7 +284,7 @@ impl Gpt2 {
         for a in &mut w.blocks {
             [&mut a.h1, &mut a.middle, &mut a.h2, &mut a.attention].into_iter().for_each(|buffer| size(buffer, c));
             [&mut a.rows1, &mut a.rows2].into_iter().for_each(|stats| stats.resize(rows));
-            size(&mut a.qkv, 3 * c);
+            a.qkv.resize((from + rows) * 3 * c, 0.0);
             size(&mut a.lse, self.shape.queries);
             [&mut a.up, &mut a.hidden].into_iter().for_each(|buffer| size(buffer, f));
         }

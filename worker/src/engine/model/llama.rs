@@ -151,7 +151,7 @@ impl Llama {
         };
         let model = Self {
             plan,
-            shape: Shape { positions: plan.positions, queries: heads, keys: key_heads, head },
+            shape: Shape { positions: plan.positions, from: 0, queries: heads, keys: key_heads, head },
             rope: Rope::new(plan.positions, head, config.theta),
             width: c,
             intermediate: f,
@@ -180,7 +180,7 @@ impl Llama {
         for (i, block) in self.blocks.iter().enumerate().rev() {
             if self.plan.recompute {
                 w.x.copy_from_slice(&w.inputs[i]);
-                self.block_forward(parameters, block, &mut w.blocks[0], &mut w.x);
+                self.block_forward(parameters, block, self.shape, &mut w.blocks[0], &mut w.x);
             }
             self.block_backward(parameters, gradient, block, i, dh, w);
         }
@@ -190,27 +190,41 @@ impl Llama {
     /// Fills the workspace, and `h (R,C)` with the output of the last norm; what backward passes need is `kept`.
     pub fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, h: &mut Vec<f32>, w: &mut Workspace) {
         let slots = if kept && !self.plan.recompute { self.blocks.len() } else { 1 };
-        self.reserve(sequences.len(), slots, if kept { self.blocks.len() } else { 0 }, w);
+        self.reserve(sequences.len() * self.plan.positions, 0, slots, if kept { self.blocks.len() } else { 0 }, w);
         h.resize(w.x.len(), 0.0);
         embed(&mut w.x, self.embedding.of(parameters), inputs(sequences), self.width);
         for (i, block) in self.blocks.iter().enumerate() {
             if kept {
                 w.inputs[i].copy_from_slice(&w.x);
             }
-            self.block_forward(parameters, block, &mut w.blocks[i.min(slots - 1)], &mut w.x);
+            self.block_forward(parameters, block, self.shape, &mut w.blocks[i.min(slots - 1)], &mut w.x);
         }
         let norm = self.norm.of(parameters);
         rms_norm::forward(self.plan.team, h, &mut w.inverse, &w.x, norm, self.epsilon);
     }
 
-    /// Moves the residual stream `x (R,C)` through a block.
-    fn block_forward(&self, parameters: &[f32], block: &Block, a: &mut Activations, x: &mut [f32]) {
-        let team = self.plan.team;
+    /// Fills `h (n,C)` for the n tokens of a sequence that come after `from` others, of which this workspace has seen nothing
+    /// else since.
+    pub fn extend(&self, parameters: &[f32], tokens: &[u32], from: usize, h: &mut Vec<f32>, w: &mut Workspace) {
+        self.reserve(tokens.len(), from, self.blocks.len(), 0, w);
+        h.resize(w.x.len(), 0.0);
+        embed(&mut w.x, self.embedding.of(parameters), tokens.iter().copied(), self.width);
+        let shape = self.shape.after(from, tokens.len());
+        for (block, a) in self.blocks.iter().zip(&mut w.blocks) {
+            self.block_forward(parameters, block, shape, a, &mut w.x);
+        }
+        let norm = self.norm.of(parameters);
+        rms_norm::forward(self.plan.team, h, &mut w.inverse, &w.x, norm, self.epsilon);
+    }
+
+    /// Moves the residual stream `x (R,C)` through a block. `a.qkv` has the rows of tokens that were computed before.
+    fn block_forward(&self, parameters: &[f32], block: &Block, shape: Shape, a: &mut Activations, x: &mut [f32]) {
+        let (team, width) = (self.plan.team, shape.qkv_width());
         rms_norm::forward(team, &mut a.h1, &mut a.inverse1, x, block.norm1.of(parameters), self.epsilon);
-        block.qkv.forward(team, parameters, &mut a.qkv, &a.h1);
-        let turned = self.shape.queries + self.shape.keys;
-        self.rope.apply(team, &mut a.qkv, self.shape.qkv_width(), turned, Turn::Forward);
-        attention::forward(team, &mut a.attention, &mut a.lse, &a.qkv, self.shape);
+        let new = &mut a.qkv[shape.from * width..];
+        block.qkv.forward(team, parameters, new, &a.h1);
+        self.rope.apply(team, new, width, shape.queries + shape.keys, shape.from, Turn::Forward);
+        attention::forward(team, &mut a.attention, &mut a.lse, &a.qkv, shape);
         block.o.forward_add(team, parameters, x, &a.attention);
 
         a.middle.copy_from_slice(x);
@@ -242,22 +256,22 @@ impl Llama {
         block.o.backward(team, parameters, gradient, dattention, dx, &a.attention);
         let saved = Saved { qkv: &a.qkv, out: &a.attention, lse: &a.lse, dout: dattention };
         attention::backward(team, dqkv, &saved, self.shape);
-        self.rope.apply(team, dqkv, self.shape.qkv_width(), self.shape.queries + self.shape.keys, Turn::Backward);
+        self.rope.apply(team, dqkv, self.shape.qkv_width(), self.shape.queries + self.shape.keys, 0, Turn::Backward);
         block.qkv.backward(team, parameters, gradient, dh, dqkv, &a.h1);
         let (dnorm, norm) = (block.norm1.of_mut(gradient), block.norm1.of(parameters));
         rms_norm::backward(team, dx, dnorm, dh, x, &a.inverse1, norm);
     }
 
-    /// Gives the buffers of a forward pass the length for this number of sequences.
-    fn reserve(&self, sequences: usize, slots: usize, kept: usize, w: &mut Workspace) {
-        let (c, f, rows) = (self.width, self.intermediate, sequences * self.plan.positions);
+    /// Gives the buffers of a forward pass the length for this number of rows, after `from` others.
+    fn reserve(&self, rows: usize, from: usize, slots: usize, kept: usize, w: &mut Workspace) {
+        let (c, f) = (self.width, self.intermediate);
         let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
         w.blocks.resize_with(slots, Activations::default);
         w.inputs.resize_with(kept, Vec::new);
         for a in &mut w.blocks {
             [&mut a.h1, &mut a.middle, &mut a.h2].into_iter().for_each(|buffer| size(buffer, c));
             [&mut a.inverse1, &mut a.inverse2].into_iter().for_each(|buffer| size(buffer, 1));
-            size(&mut a.qkv, self.shape.qkv_width());
+            a.qkv.resize((from + rows) * self.shape.qkv_width(), 0.0);
             size(&mut a.attention, self.shape.out_width());
             size(&mut a.lse, self.shape.queries);
             size(&mut a.gate_up, 2 * f);

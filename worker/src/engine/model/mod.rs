@@ -115,6 +115,18 @@ impl Model {
         logits
     }
 
+    /// Logits (V) after the last of `tokens`, at least one, which come after `from` others. They and the others were the last
+    /// that this workspace saw.
+    pub fn extend(&self, parameters: &[f32], tokens: &[u32], from: usize, w: &mut Workspace) -> Vec<f32> {
+        match &self.kind {
+            Kind::Llama(model) => model.extend(parameters, tokens, from, &mut w.h, &mut w.llama),
+            Kind::Gpt2(model) => model.extend(parameters, tokens, from, &mut w.h, &mut w.gpt2),
+        }
+        let mut logits = vec![0.0; self.config.vocabulary];
+        self.head.linear.forward(self.team, parameters, &mut logits, &w.h[w.h.len() - self.config.width..]);
+        logits
+    }
+
     /// Fills the workspace up to the output of the last norm; what backward passes need is `kept`.
     fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, w: &mut Workspace) {
         match &self.kind {

@@ -22,6 +22,8 @@ const TILE: usize = 64;
 pub struct Shape {
     /// T, tokens of a sequence.
     pub positions: usize,
+    /// So many of them were computed before; none for a backward pass.
+    pub from: usize,
     /// Heads of queries; a multiple of `keys`.
     pub queries: usize,
     /// Heads of keys and values.
@@ -51,9 +53,14 @@ impl Shape {
         [head, self.queries + group, self.queries + self.keys + group].map(|heads| heads * self.head)
     }
 
+    /// The same for one sequence of which `rows` tokens come after `from` that were computed before.
+    pub fn after(self, from: usize, rows: usize) -> Self {
+        Self { positions: from + rows, from, ..self }
+    }
+
     /// First row and number of rows of each tile.
     fn tiles(self) -> impl Iterator<Item = (usize, usize)> {
-        (0..self.positions).step_by(TILE).map(move |first| (first, TILE.min(self.positions - first)))
+        (self.from..self.positions).step_by(TILE).map(move |first| (first, TILE.min(self.positions - first)))
     }
 
     /// `rows` rows of one head, from row `first` on, out of a buffer with rows of `width`.
@@ -90,29 +97,31 @@ fn with_scratch(shape: Shape, f: impl FnOnce(&mut [f32], &mut [f32])) {
     SCRATCH.set(scratch);
 }
 
-/// For sequences of T rows: `out (B T, Hq D)` and `lse (B, Hq, T)` from `qkv (B T, (Hq + 2 Hk) D)`.
+/// For sequences of T rows: `out (B N, Hq D)` and `lse (B, Hq, N)` of the last N of each, those that were not computed before,
+/// from `qkv (B T, (Hq + 2 Hk) D)`.
 pub fn forward(team: Team, out: &mut [f32], lse: &mut [f32], qkv: &[f32], shape: Shape) {
     let (t, width, out_width) = (shape.positions, shape.qkv_width(), shape.out_width());
-    let sequences = out.chunks_exact_mut(t * out_width).zip(qkv.chunks_exact(t * width));
+    let n = t - shape.from;
+    let sequences = out.chunks_exact_mut(n * out_width).zip(qkv.chunks_exact(t * width));
     let heads = sequences.flat_map(|(out, qkv)| {
-        let heads = MatrixMut::new(out, t, out_width, out_width).split(shape.head);
+        let heads = MatrixMut::new(out, n, out_width, out_width).split(shape.head);
         heads.into_iter().enumerate().map(move |(head, out)| (qkv, head, out))
     });
-    team.each(heads.zip(lse.chunks_exact_mut(t)).collect(), |((qkv, head, out), lse)| {
+    team.each(heads.zip(lse.chunks_exact_mut(n)).collect(), |((qkv, head, out), lse)| {
         with_scratch(shape, |scores, _| forward_head(out, lse, qkv, head, shape, scores));
     });
 }
 
 fn forward_head(mut out: MatrixMut<'_>, lse: &mut [f32], qkv: &[f32], head: usize, shape: Shape, scores: &mut [f32]) {
-    let (width, [q, k, v]) = (shape.qkv_width(), shape.offsets(head));
+    let (width, from, [q, k, v]) = (shape.qkv_width(), shape.from, shape.offsets(head));
     for (first, rows) in shape.tiles() {
         let keys = first + rows;
         let scores = &mut scores[..rows * keys];
         let (q, k) = (shape.view(qkv, width, q, first, rows), shape.view(qkv, width, k, 0, keys));
         MatrixMut::new(scores, rows, keys, keys).set(Team::Alone, q, k.transposed(), shape.scale());
-        softmax(scores, keys, first, &mut lse[first..keys]);
+        softmax(scores, keys, first, &mut lse[first - from..keys - from]);
         let (p, v) = (Matrix::new(scores, rows, keys, keys), shape.view(qkv, width, v, 0, keys));
-        out.part(first, rows).set(Team::Alone, p, v, 1.0);
+        out.part(first - from, rows).set(Team::Alone, p, v, 1.0);
     }
 }
 

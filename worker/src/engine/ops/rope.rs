@@ -34,13 +34,13 @@ impl Rope {
     }
 
     /// Turns the first `heads` heads of each row of `x (rows, width)` in place; row i has position
-    /// i modulo the number of positions.
-    pub fn apply(&self, team: Team, x: &mut [f32], width: usize, heads: usize, turn: Turn) {
+    /// `from + i` modulo the number of positions.
+    pub fn apply(&self, team: Team, x: &mut [f32], width: usize, heads: usize, from: usize, turn: Turn) {
         let sign = if turn == Turn::Forward { 1.0 } else { -1.0 };
         let part = team.part(x.len() / width);
         let positions = self.cos.len() / self.half;
         team.each(x.chunks_mut(part * width).enumerate().collect(), |(number, x)| {
-            let first = number * part % positions * self.half;
+            let first = (from + number * part) % positions * self.half;
             rotate(x, (&self.cos, &self.sin), first, self.half, width, heads, sign);
         });
     }
@@ -73,11 +73,14 @@ mod tests {
         let rope = Rope::new(4, 8, 10_000.0);
         let before: Vec<f32> = (0..4 * 24).map(|i| (i as f32).sin()).collect();
         let mut x = before.clone();
-        rope.apply(Team::Alone, &mut x, 24, 2, Turn::Forward);
+        rope.apply(Team::Alone, &mut x, 24, 2, 0, Turn::Forward);
         assert_eq!(x[..24], before[..24]);
         assert_eq!(x[24 + 16..48], before[24 + 16..48], "only the first two heads turn");
         assert!((x[24] - before[24]).abs() > 1e-3);
-        rope.apply(Team::Alone, &mut x, 24, 2, Turn::Backward);
+        let mut later = before[48..].to_vec();
+        rope.apply(Team::Alone, &mut later, 24, 2, 2, Turn::Forward);
+        assert_eq!(x[48..], later);
+        rope.apply(Team::Alone, &mut x, 24, 2, 0, Turn::Backward);
         assert!(x.iter().zip(&before).all(|(a, b)| (a - b).abs() < 1e-6));
     }
 }
