@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs::{File, OpenOptions},
     io::{Read, Seek, SeekFrom},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
@@ -37,10 +37,9 @@ pub async fn ask(http: SocketAddr, path: &str) -> Option<Vec<u8>> {
     Some(answer.split_off(body))
 }
 
-/// A port of loopback that nobody listens on now.
+/// A port of loopback for a process that is told where to listen.
 pub fn free_port() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound listener has an address")
+    bistro::up::port::free().expect("a free port")
 }
 
 /// A program of this workspace. Cargo builds the programs of all members that have integration tests before it runs any,
@@ -157,6 +156,11 @@ impl Worker {
     /// What the node says of itself, if it answers.
     pub async fn status(&self) -> Option<NodeStatus> {
         serde_json::from_slice(&ask(self.http, "/status").await?).ok()
+    }
+
+    /// The last line of its log: of a node that ended by itself, why.
+    pub fn last_line(&self) -> String {
+        self.tail().lines().last().unwrap_or_default().to_owned()
     }
 
     /// The end of its log.

@@ -19,6 +19,7 @@ pub mod node_view;
 mod not_honoured;
 mod pod;
 mod poll;
+pub mod port;
 mod screen;
 mod session;
 mod state;

@@ -3,7 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     pod::{LocalPod, Restarts},
-    text,
+    port, text,
 };
 use crate::plan::contract;
 
@@ -115,7 +115,7 @@ impl Supervisor {
         }
         let log = OpenOptions::new().create(true).append(true).open(pod.log())?;
         // Taken anew for each start: somebody else may hold the last one by now.
-        let http = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let http = port::free()?;
         let arguments = pod.arguments.lock().map(|arguments| arguments.clone()).unwrap_or_default();
         let mut command = Command::new(&self.leash);
         command

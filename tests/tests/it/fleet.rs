@@ -147,7 +147,8 @@ impl Fleet {
         let answers = futures::future::join_all(self.members.iter().map(|m| m.worker.status())).await;
         for (member, answer) in self.members.iter_mut().zip(answers) {
             let ended = member.worker.ended();
-            assert!(ended.is_none() || self.rivals.contains(member.name), "{} ended: {ended:?}", member.name);
+            let (name, worker) = (member.name, &member.worker);
+            assert!(ended.is_none() || self.rivals.contains(name), "{name} ended: {ended:?}: {}", worker.last_line());
             let Some(status) = answer else { continue };
             for record in &status.history {
                 let known = self.digests.entry(record.window).or_insert_with(|| record.base_digest.clone());
