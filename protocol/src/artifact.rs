@@ -163,9 +163,13 @@ pub fn max_bytes(shape: &[(String, Vec<usize>)]) -> u64 {
 /// Reads a file. The caller bounds its size; everything in it is checked here against that size. Compressed work stays as
 /// it is: what it holds may be many times its bytes, and nobody has looked at the signature yet.
 pub fn decode(bytes: &[u8]) -> Result<Artifact, Unreadable> {
-    let (fields, content) = match tensor_file::read_row(bytes, TOP_K) {
-        Ok((fields, row)) => (fields, Content::TopK(row.to_vec())),
-        Err(_) => tensor_file::read(bytes).map(|(fields, tensors)| (fields, Content::Tensors(tensors)))?,
+    // No file is both; what is neither is told as the form that most files have.
+    let (fields, content) = match tensor_file::read(bytes) {
+        Ok((fields, tensors)) => (fields, Content::Tensors(tensors)),
+        Err(fault) => match tensor_file::read_row(bytes, TOP_K) {
+            Ok((fields, row)) => (fields, Content::TopK(row.to_vec())),
+            Err(_) => return Err(fault),
+        },
     };
     let field = |name: &str| {
         let found = fields.iter().find(|(key, _)| key == name);

@@ -190,7 +190,7 @@ mod tests {
             skew_seconds: 3,
             snapshot_windows: 20,
         };
-        let shape = tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+        let shape = tensors().shape();
         Bench { agreement: agreement(), clock: Clock::new(&schedule).expect("fits"), shape }
     }
 

@@ -180,22 +180,31 @@ fn pairwise(mut sums: [f64; LANES]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    /// Numbers of very different sizes and both signs.
-    fn vector(seed: u64, n: usize) -> Vec<f32> {
+    /// Numbers that look random (Marsaglia 2003).
+    pub(crate) fn xorshift(seed: u64) -> impl FnMut() -> u64 {
         let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut draw = || {
+        move || {
             x ^= x << 13;
             x ^= x >> 7;
             x ^= x << 17;
+            x
+        }
+    }
+
+    /// Numbers of very different sizes and both signs.
+    fn vector(seed: u64, n: usize) -> Vec<f32> {
+        let mut draw = xorshift(seed);
+        let number = || {
+            let x = draw();
             let scale = 2f32.powi((x % 40) as i32 - 20);
             ((x >> 40) as f32 / 8_388_608.0 - 1.0) * scale
         };
-        std::iter::repeat_with(&mut draw).take(n).collect()
+        std::iter::repeat_with(number).take(n).collect()
     }
 
     /// Sum of products with the error of each addition carried along (Neumaier 1974), and that of their magnitudes.

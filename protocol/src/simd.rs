@@ -42,14 +42,14 @@ pub(crate) use simd;
 
 /// What the machine can do.
 #[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
-    /// F, VL, DQ and BW, and with them fused products and instructions on single bits.
-    Avx512,
-    /// AVX2, and the same with it.
-    Avx2,
-    /// Neither.
+    /// Neither of the others.
     Baseline,
+    /// AVX2, and with it fused products and instructions on single bits.
+    Avx2,
+    /// F, VL, DQ and BW, and the same with them.
+    Avx512,
 }
 
 /// Asks the machine; the answer is remembered by the library.
@@ -64,9 +64,45 @@ pub(crate) fn level() -> Level {
         && is_x86_feature_detected!("bmi2")
         && is_x86_feature_detected!("lzcnt")
         && is_x86_feature_detected!("popcnt");
-    match (avx512 && others, is_x86_feature_detected!("avx2") && others) {
+    let level = match (avx512 && others, is_x86_feature_detected!("avx2") && others) {
         (true, _) => Level::Avx512,
         (false, true) => Level::Avx2,
         (false, false) => Level::Baseline,
+    };
+    #[cfg(test)]
+    let level = level.min(tests::most());
+    level
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{process::Command, sync::OnceLock};
+
+    use super::Level;
+
+    /// Variable of a process of tests that is to do without the best that this machine has.
+    const MOST: &str = "BISTRO_TEST_LEVEL";
+
+    /// What this process of tests may use.
+    pub fn most() -> Level {
+        static ALLOWED: OnceLock<Level> = OnceLock::new();
+        *ALLOWED.get_or_init(|| match std::env::var(MOST).as_deref() {
+            Ok("avx2") => Level::Avx2,
+            Ok("baseline") => Level::Baseline,
+            _ => Level::Avx512,
+        })
+    }
+
+    /// One binary serves every processor, and nodes with different ones must agree: golden vectors of all kernels here.
+    #[test]
+    fn machines_with_fewer_instructions_compute_the_same() {
+        for level in ["avx2", "baseline"] {
+            let mut again = Command::new(std::env::current_exe().expect("this program"));
+            let ended =
+                again.args(["kernels::tests::", "topk::"]).env(MOST, level).output().expect("this program starts");
+            let said = String::from_utf8_lossy(&ended.stdout);
+            let passed = said.contains("bytes_and_decoded_bits_are_pinned ... ok");
+            assert!(ended.status.success() && passed, "{level}: {said}\n{}", String::from_utf8_lossy(&ended.stderr));
+        }
     }
 }

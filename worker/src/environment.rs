@@ -210,12 +210,7 @@ fn check_mechanism(run: &Run) -> Result<(), String> {
 
 /// The rules of compressed work, as the API server has them.
 fn check_compression(run: &Run, mechanism: Mechanism<'_>) -> Result<(), String> {
-    let compression = match mechanism {
-        Mechanism::Cosine(settings) => &settings.compression,
-        Mechanism::LossReduction(settings) => &settings.compression,
-        _ => &None,
-    };
-    if compression.is_none() {
+    if mechanism.compression().is_none() {
         return Ok(());
     }
     let field = format!("run.mechanism.{}", mechanism.name());

@@ -1,17 +1,14 @@
 //! The first base of a run: drawn from a seed, inherited from an earlier run, or read from a checkpoint.
 
 use bistro_protocol::{
-    artifact,
     base::Base,
     hotkey::Hotkey,
     manifest::{MAX_MANIFEST, Manifest},
     object::{self, Agreement, Hex32, Kind},
-    tensor_file,
-    tensors::{Tensor, Tensors},
+    tensors::Tensors,
 };
-use safetensors::{Dtype, SafeTensors};
 
-use crate::{failure::Failure, follow::averager_of, node::Node, snapshot};
+use crate::{failure::Failure, follow::averager_of, interop::Gathered, node::Node, snapshot};
 
 /// Windows before the start of a run in which the last manifest of the earlier one is looked for.
 const LOOK_BACK: u64 = 200;
@@ -98,33 +95,20 @@ async fn manifest_of(node: &Node, run: u32, averager: &Hotkey, window: u64) -> R
     Ok(opened.ok().map(|opened| opened.body))
 }
 
-/// The tensors of a safetensors file by any writer; `None` where it is damaged or holds anything but F32.
-fn from_safetensors(bytes: &[u8]) -> Option<Tensors> {
-    let header = bytes.first_chunk().map(|n| u64::from_le_bytes(*n))?;
-    if header > tensor_file::MAX_HEADER {
-        return None;
-    }
-    let file = SafeTensors::deserialize(bytes).ok()?;
-    let tensors = file.iter().map(|(name, view)| {
-        let data = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        (view.dtype() == Dtype::F32).then(|| Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data })
-    });
-    Tensors::new(tensors.collect::<Option<_>>()?).ok()
+/// Parameters by their key, which `field` names: one of our own snapshots or models, or any safetensors file that has this
+/// model's, as `import` reads them.
+pub async fn read_checkpoint(node: &Node, field: &str, key: &str) -> Result<Tensors, Failure> {
+    let gathered = Gathered::new(node.shape.clone());
+    let found = node.bucket.get(key, gathered.most_bytes()).await.map_err(Failure::from)?;
+    let found = found.ok_or_else(|| Failure::Transient(format!("{field}: {key} is not in the bucket")))?;
+    let parameters = checkpoint(gathered, field, key, &found.bytes)?;
+    tracing::info!(key, digest = %Hex32(parameters.digest()), "starts from a checkpoint");
+    Ok(parameters)
 }
 
-/// Parameters by their key, which `field` names: of one of our own snapshots or models, or any plain safetensors file in
-/// F32.
-pub async fn read_checkpoint(node: &Node, field: &str, key: &str) -> Result<Tensors, Failure> {
-    // Parameters with a mechanism's state, and room for the longer headers of other writers.
-    let most = 5 * artifact::max_bytes(&node.shape);
-    let found = node.bucket.get(key, most).await.map_err(Failure::from)?;
-    let found = found.ok_or_else(|| Failure::Transient(format!("{field}: {key} is not in the bucket")))?;
-    let base = from_safetensors(&found.bytes)
-        .ok_or_else(|| Failure::Permanent(format!("{field}: {key} is no safetensors file in F32")))?;
-    let base = Base::from_tensors(base).parameters;
-    fits(node, &base, key)?;
-    tracing::info!(key, digest = %Hex32(base.digest()), "starts from a checkpoint");
-    Ok(base)
+fn checkpoint(mut gathered: Gathered, field: &str, key: &str, bytes: &[u8]) -> Result<Tensors, Failure> {
+    let parameters = gathered.take(key, bytes).and_then(|()| gathered.finish(key));
+    parameters.map_err(|error| Failure::permanent(error).context(field))
 }
 
 fn fits(node: &Node, base: &Tensors, what: &str) -> Result<(), Failure> {
@@ -132,4 +116,52 @@ fn fits(node: &Node, base: &Tensors, what: &str) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::Permanent(format!("{what} does not fit run.model: names, shapes or values differ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use bistro_protocol::{tensor_file, tensors::Tensor};
+
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Tensors, String> {
+        let gathered = Gathered::new(vec![("model.norm.weight".into(), vec![2])]);
+        checkpoint(gathered, "run.from.checkpoint", "models/w", bytes).map_err(|failure| match failure {
+            Failure::Permanent(line) => line,
+            other => format!("{other:?}"),
+        })
+    }
+
+    fn file(tensors: &[(&str, usize)]) -> Vec<u8> {
+        let tensor = |(name, n): &(&str, usize)| Tensor { name: (*name).into(), shape: vec![*n], data: vec![1.5; *n] };
+        tensor_file::write(&[], &Tensors::new(tensors.iter().map(tensor).collect()).expect("names differ"))
+    }
+
+    #[test]
+    fn a_checkpoint_is_a_snapshot_or_anybody_s_file_of_the_model() {
+        let snapshot = read(&file(&[("model.norm.weight", 2), ("outer.m.model.norm.weight", 2)])).expect("a snapshot");
+        assert_eq!(
+            snapshot.iter().map(|t| (&*t.name, &*t.data)).collect::<Vec<_>>(),
+            [("model.norm.weight", &[1.5; 2][..])]
+        );
+        let header = r#"{"norm.weight":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}"#;
+        let halves = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0xc0, 0x3f, 0xc0, 0x3f]].concat();
+        assert_eq!(read(&halves).as_ref(), Ok(&snapshot));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named_with_field_and_file() {
+        for (bytes, says) in [
+            (file(&[("w", 2)]), "tensor \"w\" is none of the model's"),
+            (file(&[("model.norm.weight", 3)]), "tensor \"model.norm.weight\" has the shape [3], the model's has [2]"),
+            (file(&[]), "no tensor \"model.norm.weight\""),
+            (vec![0xff; 64], "is no safetensors file"),
+        ] {
+            let line = read(&bytes).expect_err(says);
+            assert!(
+                line.starts_with(&format!("run.from.checkpoint: models/w: {says}")) && line.lines().count() == 1,
+                "{line}"
+            );
+        }
+    }
 }

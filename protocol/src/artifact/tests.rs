@@ -26,7 +26,7 @@ fn what_was_encoded_is_read_back_and_signed() {
 
 #[test]
 fn the_bound_holds() {
-    let shape: Vec<_> = tensors().iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+    let shape = tensors().shape();
     assert!(file().len() as u64 <= Form::Dense.max_bytes(&shape));
 }
 
@@ -44,7 +44,7 @@ fn compressed(settings: topk::Settings) -> (Sparse, Schema, Vec<u8>) {
         data: (0..shape.iter().product::<usize>() as u32).map(entry).collect(),
     };
     let delta = Tensors::new(vec![tensor("norm", &[3]), tensor("w", &[50, 100])]).expect("valid");
-    let shape = delta.iter().map(|t| (t.name.clone(), t.shape.clone())).collect();
+    let shape = delta.shape();
     let sparse = topk::compress(&delta, None, settings, 1).expect("finite");
     let file = encode_sparse(&agreement(), 5, Kind::Delta, &keypair(1), [3; 32], &sparse);
     (sparse, shape, file)

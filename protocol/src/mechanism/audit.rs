@@ -28,31 +28,15 @@ pub fn is_recomputed(published: &Tensors, expected: &Tensors, sent: &Tensors) ->
 
 #[cfg(test)]
 mod tests {
-    use bistro_api::mechanism as settings;
-    use serde_json::json;
-
     use super::*;
-    use crate::{mechanism::Mechanism, tensors::Tensor};
+    use crate::{
+        mechanism::{Mechanism, tests::compressed},
+        tensors::Tensor,
+        topk::tests::bell,
+    };
 
     fn vector(data: &[f32]) -> Tensors {
         Tensors::new(vec![Tensor { name: "w".into(), shape: vec![data.len()], data: data.into() }]).expect("valid")
-    }
-
-    /// Entries of both signs with a bell's tails, never twice the same.
-    fn bell(seed: u64, n: usize) -> Vec<f32> {
-        let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        let mut draw = || {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            (x >> 40) as f32 / 16_777_216.0
-        };
-        std::iter::repeat_with(|| (0..6).map(|_| draw()).sum::<f32>() - 3.0).take(n).collect()
-    }
-
-    fn compressed() -> settings::Mechanism {
-        serde_json::from_value(json!({ "cosine": { "sliceRatio": 1, "compression": { "topK": { "decay": "0" } } } }))
-            .expect("a mechanism")
     }
 
     #[test]

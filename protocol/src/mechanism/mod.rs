@@ -8,7 +8,7 @@ pub mod loss_wins;
 pub mod taylor;
 
 use bistro_api::{
-    compression::{self, TopK},
+    compression::{self, Compression, TopK},
     mechanism::{self as settings, slice_gain},
     run::{Run, Training},
 };
@@ -95,14 +95,18 @@ impl<'a> Mechanism<'a> {
         }
     }
 
-    /// How published work is compressed, where it is.
-    pub fn top_k(self) -> Option<&'a TopK> {
-        let compression = match self {
+    /// What the run says of compression, sound or not.
+    pub fn compression(self) -> Option<&'a Compression> {
+        match self {
             Self::Cosine(settings) => settings.compression.as_ref(),
             Self::LossReduction(settings) => settings.compression.as_ref(),
             Self::GradientDifference(_) | Self::Taylor(_) | Self::LossWins(_) => None,
-        };
-        compression?.top_k.as_ref()
+        }
+    }
+
+    /// How published work is compressed, where it is.
+    pub fn top_k(self) -> Option<&'a TopK> {
+        self.compression()?.top_k.as_ref()
     }
 
     /// Share of what was not sent that the work of the next window starts with; 0 where nothing is carried on.
@@ -231,13 +235,13 @@ fn dot(a: &Tensors, b: &Tensors) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::tensors::Tensor;
 
-    fn compressed() -> settings::Mechanism {
+    pub(crate) fn compressed() -> settings::Mechanism {
         serde_json::from_value(json!({ "cosine": { "sliceRatio": 1, "compression": { "topK": { "decay": "0" } } } }))
             .expect("a mechanism")
     }

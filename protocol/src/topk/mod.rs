@@ -190,4 +190,4 @@ fn unpack(values: &[u8], i: usize) -> u8 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,20 +3,19 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::tensors::Tensor;
+use crate::{kernels::tests::xorshift, tensors::Tensor};
 
 const ALL: [Values; 3] = [Values::TwoBit, Values::Bf16, Values::F32];
 
 /// Entries of both signs with a bell's tails, never twice the same.
+pub(crate) fn bell(seed: u64, n: usize) -> Vec<f32> {
+    let mut draw = xorshift(seed);
+    let mut uniform = || (draw() >> 40) as f32 / 16_777_216.0;
+    std::iter::repeat_with(|| (0..6).map(|_| uniform()).sum::<f32>() - 3.0).take(n).collect()
+}
+
 fn entries(seed: u64, n: usize) -> Vec<f32> {
-    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut draw = || {
-        x ^= x << 13;
-        x ^= x >> 7;
-        x ^= x << 17;
-        (x >> 40) as f32 / 16_777_216.0
-    };
-    std::iter::repeat_with(|| 1e-3 * ((0..6).map(|_| draw()).sum::<f32>() - 3.0)).take(n).collect()
+    bell(seed, n).into_iter().map(|x| 1e-3 * x).collect()
 }
 
 fn set(lens: &[usize], seed: u64) -> Tensors {
@@ -26,10 +25,6 @@ fn set(lens: &[usize], seed: u64) -> Tensors {
         data: entries(seed + i as u64, *n),
     };
     Tensors::new(lens.iter().enumerate().map(tensor).collect()).expect("names differ")
-}
-
-fn shape(of: &Tensors) -> Vec<(String, Vec<usize>)> {
-    of.iter().map(|t| (t.name.clone(), t.shape.clone())).collect()
 }
 
 /// By sorting everything.
@@ -102,8 +97,8 @@ fn two_bits_make_a_chunk_210_times_smaller() {
     let ratio = (4 << 20) as f64 / sparse.write().len() as f64;
     assert!(ratio > 210.0, "{ratio}");
     // The error of the two magnitudes, of what was picked.
-    let exact = compress(&delta, None, settings(64, Values::F32), 2).expect("finite").dense(&shape(&delta));
-    let error = sparse.dense(&shape(&delta)).minus(&exact).norm() / exact.norm();
+    let exact = compress(&delta, None, settings(64, Values::F32), 2).expect("finite").dense(&delta.shape());
+    let error = sparse.dense(&delta.shape()).minus(&exact).norm() / exact.norm();
     assert!(error < 0.1, "{error}");
 }
 
@@ -143,7 +138,7 @@ fn values_of_16_bits_are_rounded_to_the_nearest_even() {
 #[test]
 fn wrong_bytes_are_refused_by_name() {
     let delta = set(&[5000, 3], 1);
-    let shape = shape(&delta);
+    let shape = delta.shape();
     for values in ALL {
         let settings = settings(64, values);
         let bytes = compress(&delta, None, settings, 1).expect("finite").write();
@@ -181,7 +176,7 @@ fn bytes_and_decoded_bits_are_pinned() {
     let pins = ALL.map(|values| {
         let settings = settings(4, values);
         let bytes = compress(&delta, None, settings, 1).expect("finite").write();
-        let decoded = decompress(&bytes, &shape(&delta), settings).expect("canonical").digest();
+        let decoded = decompress(&bytes, &delta.shape(), settings).expect("canonical").digest();
         (hex::encode(&bytes), hex::encode(decoded))
     });
     let pins = pins.each_ref().map(|(bytes, decoded)| (bytes.as_str(), decoded.as_str()));
@@ -227,8 +222,8 @@ proptest! {
         let delta = Tensors::new(vec![Tensor { name: "w".into(), shape: vec![n], data }]).expect("one");
         let sparse = compress(&delta, None, settings, 1).expect("finite");
         let bytes = sparse.write();
-        prop_assert!(bytes.len() as u64 <= max_bytes(&shape(&delta), settings));
-        prop_assert_eq!(Sparse::read(&bytes, &shape(&delta), settings), Ok(sparse));
+        prop_assert!(bytes.len() as u64 <= max_bytes(&delta.shape(), settings));
+        prop_assert_eq!(Sparse::read(&bytes, &delta.shape(), settings), Ok(sparse));
     }
 
     /// Damaged bytes are refused, or are the one form of something else.
@@ -248,9 +243,9 @@ proptest! {
                 bytes[place] ^= 1 << bit;
             }
         }
-        if let Ok(sparse) = Sparse::read(&bytes, &shape(&delta), settings) {
+        if let Ok(sparse) = Sparse::read(&bytes, &delta.shape(), settings) {
             prop_assert_eq!(sparse.write(), bytes);
-            prop_assert!(sparse.dense(&shape(&delta)).all_finite());
+            prop_assert!(sparse.dense(&delta.shape()).all_finite());
         }
     }
 
@@ -271,7 +266,7 @@ proptest! {
         let mut residual = before.clone();
         let carried = Carried { residual: &mut residual, decay: 0.75 };
         let sparse = compress(&delta, Some(carried), settings(k, values), 1).expect("finite");
-        let sent = sparse.dense(&shape(&delta));
+        let sent = sparse.dense(&delta.shape());
         for i in 0..n {
             let x = delta.tensor(0).data[i] + 0.75 * before.tensor(0).data[i];
             let [s, r] = [&sent, &residual].map(|t| f64::from(t.tensor(0).data[i]));

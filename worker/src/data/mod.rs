@@ -31,7 +31,7 @@ pub use self::{
     tokens::{FromFile, MAX_TOKENIZER, Tokenizer},
 };
 
-pub(crate) use self::tokens::Pieces;
+pub(crate) use self::tokens::{Pieces, guarded};
 
 /// Name of the index in the folder of a dataset.
 pub const INDEX: &str = "index.json";

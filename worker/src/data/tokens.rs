@@ -40,10 +40,9 @@ impl Tokenizer {
     /// Reads a tokenizer.json. `separator` names the token between two documents; without it one of the usual names is
     /// looked for.
     pub fn from_json(file: Bytes, separator: Option<&str>) -> Result<Self, Error> {
-        let failed = |error: tokenizers::Error| Error::Tokenizer(error.to_string());
-        let mut tokenizer = Json::from_bytes(&file).map_err(failed)?;
+        let mut tokenizer = guarded(|| Json::from_bytes(&file)).map_err(Error::Tokenizer)?;
         // A dataset wants the whole text and nothing else, whatever the file says for other uses.
-        tokenizer.with_truncation(None).map_err(failed)?;
+        tokenizer.with_truncation(None).map_err(|error| Error::Tokenizer(error.to_string()))?;
         tokenizer.with_padding(None);
         // "</s>" within a document is text: documents must not end each other.
         tokenizer.set_encode_special_tokens(true);
@@ -127,9 +126,15 @@ impl Tokenizer {
     }
 }
 
+/// Asks the library. A file from outside may make it panic, while it is read or later: that is a fault of the file.
+pub fn guarded<T>(ask: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(ask));
+    answer.map_err(|_| "the library for tokenizers panicked".to_owned())?.map_err(|error| error.to_string())
+}
+
 impl FromFile {
     fn encode(&self, piece: &str, width: usize) -> Result<Vec<u8>, String> {
-        let encoding = self.tokenizer.encode_fast(piece, false).map_err(|error| error.to_string())?;
+        let encoding = guarded(|| self.tokenizer.encode_fast(piece, false))?;
         let tokens = encoding.get_ids();
         if let Some(token) = tokens.iter().find(|token| **token >= self.vocabulary) {
             return Err(format!("token {token} is not in the vocabulary"));

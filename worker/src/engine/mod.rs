@@ -200,9 +200,9 @@ impl Engine {
         Ok(self)
     }
 
-    /// Name, shape and first values of each tensor, in name order.
-    pub fn specs(&self) -> Vec<TensorSpec> {
-        self.model.layout().specs()
+    /// Name and shape of each tensor, in name order.
+    pub fn shape(&self) -> Vec<(String, Vec<usize>)> {
+        self.model.layout().specs().into_iter().map(|TensorSpec { name, shape, init: _ }| (name, shape)).collect()
     }
 
     /// The shape of the model.
@@ -212,14 +212,13 @@ impl Engine {
 
     /// Fresh parameters: the same bits for the same seed on every machine.
     pub fn initial(&self, seed: u64) -> Result<Tensors, Error> {
-        Ok(init::initial(seed, &self.specs())?)
+        Ok(init::initial(seed, &self.model.layout().specs())?)
     }
 
     /// Mean loss in nats per token over all sequences, each of T + 1 tokens.
     pub fn loss(&mut self, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<f64, Error> {
         self.check_sequences(sequences)?;
-        if let Some(device) = &self.device {
-            self.model.layout().check(parameters)?;
+        if let Some(device) = self.device_for(parameters)? {
             return device.loss(parameters, sequences);
         }
         self.model.layout().flatten(parameters, &mut self.parameters)?;
@@ -248,8 +247,7 @@ impl Engine {
         if !(1..=length).contains(&tokens.len()) || tokens.iter().any(|t| *t as usize >= vocabulary) {
             return Err(Error::Sequence { index: 0, length, vocabulary });
         }
-        if let Some(device) = &self.device {
-            self.model.layout().check(parameters)?;
+        if let Some(device) = self.device_for(parameters)? {
             return device.logits(parameters, tokens, length);
         }
         self.model.layout().flatten(parameters, &mut self.parameters)?;
@@ -263,13 +261,19 @@ impl Engine {
     /// Mean loss as [`Engine::loss`] and its exact gradient.
     pub fn gradient(&mut self, parameters: &Tensors, sequences: &[Vec<u32>]) -> Result<(f64, Tensors), Error> {
         self.check_sequences(sequences)?;
-        if let Some(device) = &self.device {
-            self.model.layout().check(parameters)?;
+        if let Some(device) = self.device_for(parameters)? {
             return device.gradient(parameters, sequences);
         }
         self.model.layout().flatten(parameters, &mut self.parameters)?;
         let (loss, _) = self.flat_gradient(sequences)?;
         Ok((loss, self.model.layout().tensors(&self.gradient)?))
+    }
+
+    /// Who computes with these parameters instead, which fit then.
+    fn device_for(&self, parameters: &Tensors) -> Result<Option<&Backend>, Error> {
+        let Some(device) = &self.device else { return Ok(None) };
+        self.model.layout().check(parameters)?;
+        Ok(Some(device))
     }
 
     /// Mean loss at `self.parameters` and the sum of the squares of its gradient, which it leaves in `self.gradient`.

@@ -13,7 +13,7 @@ use bistro_protocol::{
 use super::{Error, ops::math::simd, team::Team};
 
 /// Added to the root of the second moment.
-const EPSILON: f32 = 1e-8;
+pub(super) const EPSILON: f32 = 1e-8;
 /// Key of the file's metadata: step count and digest, separated by a blank.
 const METADATA: &str = "bistro.optimizer";
 
@@ -35,12 +35,13 @@ impl Recipe {
             return Err(Error::Training { field: "betas", found, remedy: "must be two numbers" });
         };
         let positive = |x: f64| x > 0.0;
-        let share = |x: f64| (0.0..1.0).contains(&x);
+        // The steps are computed in f32, where 0.99999999 is 1.
+        let share = |x: f64| (0.0..1.0).contains(&(x as f32));
         Ok(Self {
             learning_rate: checked("learningRate", &training.learning_rate, positive, "must be above 0")?,
             betas: [
-                checked("betas[0]", beta1, share, "must be at least 0 and below 1")?,
-                checked("betas[1]", beta2, share, "must be at least 0 and below 1")?,
+                checked("betas[0]", beta1, share, "must be at least 0 and at most 0.9999999")?,
+                checked("betas[1]", beta2, share, "must be at least 0 and at most 0.9999999")?,
             ],
             weight_decay: checked("weightDecay", &training.weight_decay, |x| x >= 0.0, "must be at least 0")?,
             clip: checked("gradientClip", &training.gradient_clip, positive, "must be above 0")?,
@@ -61,6 +62,22 @@ impl Recipe {
     /// What a gradient of this norm is multiplied with so that it does not exceed the clip.
     pub(super) fn clip_factor(&self, norm: f64) -> f32 {
         if norm > self.clip { (self.clip / norm) as f32 } else { 1.0 }
+    }
+
+    /// Of step `t`, from 1 on. `factor` scales the gradient first; `learning_rate` as [`Recipe::learning_rate`] gives it.
+    pub(super) fn coefficients(&self, learning_rate: f64, t: u64, factor: f32) -> Coefficients {
+        let [bias1, bias2] = self.betas.map(|beta| 1.0 - power(beta, t));
+        let [b1, b2] = self.betas.map(|beta| beta as f32);
+        Coefficients {
+            b1,
+            b2,
+            c1: 1.0 - b1,
+            c2: 1.0 - b2,
+            keep: (1.0 - learning_rate * self.weight_decay) as f32,
+            size: (learning_rate / bias1) as f32,
+            root: (1.0 / bias2.sqrt()) as f32,
+            factor,
+        }
     }
 }
 
@@ -120,14 +137,15 @@ impl Optimizer {
     }
 
     /// A safetensors file with tensors `m.<name>` and `v.<name>`, step count and digest in its metadata.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, OptimizerError> {
-        let named = |prefix: char, t: &Tensor| Tensor { name: format!("{prefix}.{}", t.name), ..t.clone() };
-        let (m, v) = (self.m.iter().map(|t| named('m', t)), self.v.iter().map(|t| named('v', t)));
+    pub fn into_bytes(self) -> Result<Vec<u8>, OptimizerError> {
+        let note = format!("{} {}", self.t, self.digest());
+        let named = |prefix: char, t: Tensor| Tensor { name: format!("{prefix}.{}", t.name), ..t };
+        let (m, v) = (self.m.into_iter().map(|t| named('m', t)), self.v.into_iter().map(|t| named('v', t)));
         let tensors = Tensors::new(m.chain(v).collect())?;
-        Ok(tensor_file::write(&[(METADATA, format!("{} {}", self.t, self.digest()))], &tensors))
+        Ok(tensor_file::write(&[(METADATA, note)], &tensors))
     }
 
-    /// Reads what [`Optimizer::to_bytes`] wrote; every changed bit is noticed.
+    /// Reads what [`Optimizer::into_bytes`] wrote; every changed bit is noticed.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, OptimizerError> {
         let malformed = OptimizerError::Malformed;
         let (fields, tensors) = tensor_file::read(bytes)?;
@@ -168,8 +186,7 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    /// One step on `parameters`. `factor` scales the gradient first; `learning_rate` as
-    /// [`Recipe::learning_rate`] gives it.
+    /// One step on `parameters`; `learning_rate` and `factor` as for [`Recipe::coefficients`].
     pub fn step(
         &mut self,
         team: Team,
@@ -180,33 +197,27 @@ impl Moments {
         factor: f32,
     ) {
         self.t += 1;
-        let [bias1, bias2] = recipe.betas.map(|beta| 1.0 - power(beta, self.t));
-        let [b1, b2] = recipe.betas.map(|beta| beta as f32);
-        let (c1, c2) = (1.0 - b1, 1.0 - b2);
-        let keep = (1.0 - learning_rate * recipe.weight_decay) as f32;
-        let size = (learning_rate / bias1) as f32;
-        let root = (1.0 / bias2.sqrt()) as f32;
-        let coefficients = Coefficients { b1, b2, c1, c2, keep, size, root, factor };
+        let coefficients = recipe.coefficients(learning_rate, self.t, factor);
         team.zip((parameters, &mut self.m, &mut self.v), gradient, |p, m, v, g| adamw(p, m, v, g, &coefficients));
     }
 }
 
 /// The numbers of one step that are the same for every entry.
-struct Coefficients {
-    b1: f32,
-    b2: f32,
+pub(super) struct Coefficients {
+    pub b1: f32,
+    pub b2: f32,
     /// 1 - b1
-    c1: f32,
+    pub c1: f32,
     /// 1 - b2
-    c2: f32,
+    pub c2: f32,
     /// 1 - lr wd
-    keep: f32,
+    pub keep: f32,
     /// lr / (1 - b1^t)
-    size: f32,
+    pub size: f32,
     /// 1 / sqrt(1 - b2^t)
-    root: f32,
+    pub root: f32,
     /// Of the gradient, for clipping.
-    factor: f32,
+    pub factor: f32,
 }
 
 simd! {
@@ -247,15 +258,15 @@ mod tests {
     #[test]
     fn bytes_bring_back_the_same_bits() {
         for state in [state(), Optimizer::fresh()] {
-            let bytes = state.to_bytes().expect("serialises");
+            let bytes = state.clone().into_bytes().expect("serialises");
             assert_eq!(Optimizer::from_bytes(&bytes).expect("reads"), state);
-            assert_eq!(bytes, state.to_bytes().expect("serialises"));
+            assert_eq!(bytes, state.into_bytes().expect("serialises"));
         }
     }
 
     #[test]
     fn every_corrupted_byte_is_an_error() {
-        let bytes = state().to_bytes().expect("serialises");
+        let bytes = state().into_bytes().expect("serialises");
         for i in 0..bytes.len() {
             let mut wrong = bytes.clone();
             wrong[i] ^= 1;
@@ -285,7 +296,7 @@ mod tests {
             assert!(error.starts_with(&format!("training.{field} is {text}: ")), "{error}");
         }
         let error = training(|v| v["betas"] = vec!["0.9", "1.0"].into()).expect_err("no moment").to_string();
-        assert_eq!(error, "training.betas[1] is 1.0: must be at least 0 and below 1");
+        assert_eq!(error, "training.betas[1] is 1.0: must be at least 0 and at most 0.9999999");
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl<'a> Session<'a> {
         windows: u64,
     ) -> Result<Self, Error> {
         let recipe = Recipe::new(training)?;
+        let learning_rate = recipe.learning_rate(windows);
         let fresh = Optimizer::fresh();
         let optimizer = match training.inner_optimizer {
             InnerOptimizer::Kept => optimizer,
@@ -73,12 +74,12 @@ impl<'a> Session<'a> {
         };
         if let Some(device) = engine.device.clone() {
             engine.check_fits(base, optimizer)?;
-            let training = device::Training::new(device, base, optimizer, training, windows)?;
+            let recipe = (recipe, learning_rate);
+            let training = device::Training::new(device, base, optimizer, recipe, training.inner_optimizer)?;
             return Ok(Self { engine, on: On::Device(Box::new(training)) });
         }
         let moments = engine.moments(optimizer)?;
         engine.model.layout().flatten(base, &mut engine.parameters)?;
-        let learning_rate = recipe.learning_rate(windows);
         Ok(Self { engine, on: On::Cpu { recipe, learning_rate, moments } })
     }
 

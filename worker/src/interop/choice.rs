@@ -222,8 +222,9 @@ impl Choice {
         let context = self.context.unwrap_or(usual);
         let most = longest.unwrap_or(u32::MAX);
         if Config::new(model, 1, context).is_err() || context > most {
-            let reason =
-                format!("{context} tokens are not possible: 1 to what config.json says in max_position_embeddings");
+            let reason = format!(
+                "{context} tokens are not possible: 1 to what config.json says in max_position_embeddings (n_positions)"
+            );
             return Err(Error::Argument { argument: "context", reason });
         }
         Ok(context)
@@ -272,7 +273,7 @@ fn named_model(name: &str) -> Result<run::Model, Error> {
 
 /// The parameters in a safetensors file.
 fn read_file(path: &Path, engine: &Engine) -> Result<Tensors, Error> {
-    let (name, mut gathered) = (path.display().to_string(), Gathered::new(engine.specs()));
+    let (name, mut gathered) = (path.display().to_string(), Gathered::new(engine.shape()));
     let bytes = files::read_bounded(path, gathered.most_bytes())?;
     let bytes = bytes.ok_or_else(|| Error::Absent { file: name.clone(), remedy: "correct --checkpoint" })?;
     gathered.take(&name, &bytes)?;

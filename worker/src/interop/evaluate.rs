@@ -26,7 +26,7 @@ use crate::{
 const MAX_TEXT: u64 = 256 << 20;
 /// Most bytes of logits that are written.
 const MAX_LOGITS: u64 = 4 << 30;
-/// Most bytes that the copies of the parameters take together: each thread has one.
+/// Most bytes that the copies of the parameters, and the logits of a sequence, take together: each thread has its own.
 const MAX_COPIES: usize = 4 << 30;
 
 /// `evaluate`.
@@ -133,7 +133,8 @@ fn measure(
         let reason = "the text has fewer than two tokens: nothing can be foretold".to_owned();
         return Err(Error::Argument { argument: "text", reason });
     }
-    let copies = MAX_COPIES / (4 * loaded.parameters.elements()).max(1);
+    let floats = loaded.parameters.elements().saturating_add(positions.saturating_mul(loaded.config.vocabulary));
+    let copies = MAX_COPIES / floats.saturating_mul(4).max(1);
     let count = threads.min(copies).min(sequences.len()).max(1);
     // At most the context, which is 32 bits wide.
     let engines: Result<Vec<Engine>, Error> = (0..count).map(|_| loaded.engine(positions as u32, 1)).collect();

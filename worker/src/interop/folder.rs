@@ -76,7 +76,7 @@ impl<S: Source> Folder<S> {
 
     /// All parameters of `engine`'s model.
     pub async fn parameters(&self, engine: &Engine) -> Result<Tensors, Failure> {
-        let mut gathered = Gathered::new(engine.specs());
+        let mut gathered = Gathered::new(engine.shape());
         let most = gathered.most_bytes();
         if let Some(bytes) = self.source.get(WEIGHTS, most).await? {
             gathered.take(&self.path(WEIGHTS), &bytes)?;

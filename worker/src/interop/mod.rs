@@ -19,6 +19,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::names::Gathered;
 pub use self::{
     choice::{Choice, Loaded},
     error::{Error, Quoted},

@@ -9,7 +9,6 @@ use ::safetensors::tensor::TensorView;
 
 use bistro_protocol::{
     base::STATE,
-    init::TensorSpec,
     tensors::{Tensor, Tensors},
 };
 
@@ -58,10 +57,9 @@ pub struct Gathered {
 }
 
 impl Gathered {
-    /// Nothing of a model with these parameters.
-    pub fn new(specs: Vec<TensorSpec>) -> Self {
-        let wanted = specs.into_iter().map(|TensorSpec { name, shape, init: _ }| (name, shape)).collect();
-        Self { wanted, found: BTreeMap::new(), head: None }
+    /// Nothing yet of a model with parameters of these names and shapes.
+    pub fn new(shape: Vec<(String, Vec<usize>)>) -> Self {
+        Self { wanted: shape.into_iter().collect(), found: BTreeMap::new(), head: None }
     }
 
     /// Most bytes that a file may have: each parameter as wide as f64, and as much again for what is ignored.
@@ -127,13 +125,10 @@ fn tensor(file: &str, name: &str, full: &str, view: &TensorView<'_>) -> Result<T
 
 #[cfg(test)]
 mod tests {
-    use bistro_protocol::init::Init;
-
     use super::*;
 
-    fn specs(names: &[&str]) -> Vec<TensorSpec> {
-        let spec = |name: &&str| TensorSpec { name: (*name).into(), shape: vec![2], init: Init::Constant(0.0) };
-        names.iter().map(spec).collect()
+    fn shape(names: &[&str]) -> Vec<(String, Vec<usize>)> {
+        names.iter().map(|name| ((*name).into(), vec![2])).collect()
     }
 
     fn file(tensors: &[(&str, [f32; 2])]) -> Vec<u8> {
@@ -147,7 +142,7 @@ mod tests {
     }
 
     fn gather(names: &[&str], tensors: &[(&str, [f32; 2])]) -> Result<Tensors, String> {
-        let mut gathered = Gathered::new(specs(names));
+        let mut gathered = Gathered::new(shape(names));
         gathered.take("f", &file(tensors)).and_then(|()| gathered.finish("f")).map_err(|e| e.to_string())
     }
 
@@ -191,8 +186,8 @@ mod tests {
             let error = gather(&GPT2, &tensors).expect_err(says);
             assert!(error.contains(says) && error.lines().count() == 1, "{error}");
         }
-        let mut other = specs(&GPT2);
-        other[1].shape = vec![1, 2];
+        let mut other = shape(&GPT2);
+        other[1].1 = vec![1, 2];
         let mut gathered = Gathered::new(other);
         let error = gathered.take("f", &file(&sound)).expect_err("another shape").to_string();
         assert_eq!(error, "f: tensor \"wte.weight\" has the shape [2], the model's has [1, 2]");

@@ -3,13 +3,20 @@
 //! The library checks that the tensors lie side by side and fill the file; here stand what it leaves open: how long a
 //! header may be, and which types of numbers there are. Nothing is allocated that the file does not hold.
 
-use std::io::{self, Write};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+};
 
 use bistro_protocol::{tensor_file, tensors::Tensor};
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use safetensors::{
+    Dtype, SafeTensors,
+    tensor::{TensorInfo, TensorView},
+};
+use serde_json::value::RawValue;
 
-use super::Error;
+use super::{Error, Quoted};
 
 /// Longest header that is read, as for files of our own: the library's tables take a hundred times as much memory.
 pub const MAX_HEADER: u64 = tensor_file::MAX_HEADER;
@@ -26,14 +33,46 @@ pub fn read<'a>(name: &str, bytes: &'a [u8]) -> Result<Vec<(String, TensorView<'
             format!("is no safetensors file that is read: its header has {header} bytes, at most {MAX_HEADER}"),
         ));
     }
+    let rest = &bytes[8..];
+    if let Some((header, data)) = rest.split_at_checked(header as usize) {
+        check(name, header, data.len())?;
+    }
     let file = SafeTensors::deserialize(bytes).map_err(|error| {
         // What a header says may have any length and hold anything.
-        let reason: String = error.to_string().chars().filter(|c| !c.is_control()).take(160).collect();
-        Error::file(name, format!("is no whole safetensors file ({reason}): fetch it again"))
+        cut(name, error.to_string().chars().filter(|c| !c.is_control()).take(160).collect())
     })?;
     let mut tensors = file.tensors();
     tensors.sort_unstable_by(|a, b| a.0.cmp(&b.0));
     Ok(tensors)
+}
+
+fn cut(file: &str, reason: String) -> Error {
+    Error::file(file, format!("is no whole safetensors file ({reason}): fetch it again"))
+}
+
+/// Each tensor lies within the data and takes the room that its shape and type take. The library says of such a fault not
+/// whose it is, and adds what the header says without a bound.
+fn check(file: &str, header: &[u8], data: usize) -> Result<(), Error> {
+    // What is no such table the library refuses by itself.
+    let Ok(entries) = serde_json::from_slice::<BTreeMap<String, Box<RawValue>>>(header) else { return Ok(()) };
+    for (name, entry) in entries {
+        let Ok(TensorInfo { dtype, shape, data_offsets: (start, end) }) = serde_json::from_str(entry.get()) else {
+            // The metadata, or nothing that the library takes.
+            continue;
+        };
+        if end > data {
+            return Err(cut(
+                file,
+                format!("tensor {} ends at byte {end} of the data, which has {data}", Quoted::new(&name)),
+            ));
+        }
+        let bits = shape.iter().try_fold(dtype.bitsize(), |bits, n| bits.checked_mul(*n));
+        if bits.is_none() || end.checked_sub(start).and_then(|bytes| bytes.checked_mul(8)) != bits {
+            let what = format!("takes the bytes {start} to {end}, which are not those of {shape:?} in {dtype}");
+            return Err(Error::tensor(file, &name, what.chars().take(160).collect::<String>()));
+        }
+    }
+    Ok(())
 }
 
 /// The numbers of a tensor in f32, which holds each of these types exactly; `None` for any other type.
@@ -103,15 +142,52 @@ mod tests {
             let error = read("f", &[&length.to_le_bytes()[..], b"{}"].concat()).expect_err("too long").to_string();
             assert!(error.contains("its header has") && error.lines().count() == 1, "{error}");
         }
-        let huge = format!(
-            r#"{{"{}":{{"dtype":"F32","shape":[{}],"data_offsets":[0,4]}}}}"#,
-            "\\u001b[2J".repeat(2000),
-            u64::MAX
-        );
-        for bytes in [vec![], vec![0; 7], vec![0; 8], file("{", &[]), file(&huge, &[0; 4]), file("{}", &[0; 4])] {
-            let error = read("f", &bytes).err().map(|e| e.to_string());
-            assert!(error.is_none_or(|e| e.starts_with("f: is no ") && e.len() < 300 && !e.contains('\u{1b}')));
+        for bytes in [vec![], vec![0; 7], vec![0; 8], file("{", &[]), file("[]", &[]), file("{}", &[0; 4])] {
+            let error = read("f", &bytes).expect_err("no safetensors file").to_string();
+            assert!(error.starts_with("f: is no ") && error.lines().count() == 1, "{error}");
         }
+        let cut = &file(r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, &[0; 4])[..40];
+        assert!(read("f", cut).expect_err("half a header").to_string().starts_with("f: is no whole safetensors file"));
+    }
+
+    #[test]
+    fn a_header_that_lies_is_refused_and_the_tensor_named() {
+        let tensor = |name: &str, dtype: &str, shape: &str, start: u64, end: u64| {
+            format!(r#""{name}":{{"dtype":"{dtype}","shape":[{shape}],"data_offsets":[{start},{end}]}}"#)
+        };
+        let sound = tensor("a", "F32", "2", 0, 8);
+        let huge = u64::MAX.to_string();
+        for (lie, says) in [
+            (tensor("w", "F32", "2", 4, 12), "is no whole safetensors file (invalid offset for tensor `w`)"),
+            (tensor("w", "F32", "1", 12, 16), "is no whole safetensors file (invalid offset for tensor `w`)"),
+            (tensor("w", "F32", "1", 8, 12), "is no whole safetensors file (incomplete metadata"),
+            (tensor("w", "F7", "2", 8, 16), "is no whole safetensors file"),
+            (tensor("w", "F32", "-2", 8, 16), "is no whole safetensors file"),
+            (
+                tensor("w", "F32", "2", 12, 20),
+                "is no whole safetensors file (tensor \"w\" ends at byte 20 of the data, which has 16)",
+            ),
+            (tensor("w", "F32", "2", 8, 4), "tensor \"w\" takes the bytes 8 to 4"),
+            (tensor("w", "F32", "3", 8, 16), "tensor \"w\" takes the bytes 8 to 16"),
+            (tensor("w", "BF16", "2", 8, 16), "tensor \"w\" takes the bytes 8 to 16"),
+            (tensor("w", "F32", &huge, 8, 16), "tensor \"w\" takes the bytes 8 to 16"),
+            (tensor("w", "F32", &format!("{huge}, {huge}"), 8, 16), "tensor \"w\" takes the bytes 8 to 16"),
+            (tensor("w", "F32", &["1"; 1000].join(","), 8, 16), "tensor \"w\" takes the bytes 8 to 16"),
+            (tensor(&"\\u001b[2J".repeat(2000), "F32", "3", 8, 16), "tensor \"\\u{1b}[2J"),
+        ] {
+            let error = read("f", &file(&format!("{{{sound},{lie}}}"), &[0; 16])).expect_err(&lie).to_string();
+            let plain = error.len() < 1000 && error.chars().all(|c| !c.is_control());
+            assert!(error.starts_with(&format!("f: {says}")) && plain, "{lie}: {error}");
+        }
+        // Tensors that together reach the end of all numbers.
+        let part = (1u64 << 61) - 1;
+        let row: Vec<String> =
+            (0..8).map(|i| tensor(&format!("t{i}"), "U8", &part.to_string(), i * part, (i + 1) * part)).collect();
+        let error = read("f", &file(&format!("{{{}}}", row.join(",")), &[0; 16])).expect_err("too long").to_string();
+        assert!(
+            error.starts_with("f: is no whole safetensors file (tensor \"t0\" ends at byte 2305843009213693951"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokenizers::Tokenizer as Json;
 
 use super::Error;
-use crate::data::{MAX_TOKENIZER, Pieces};
+use crate::data::{MAX_TOKENIZER, Pieces, guarded};
 
 /// What turns text into tokens.
 pub struct Text {
@@ -37,10 +37,7 @@ impl Text {
         if file.len() as u64 > MAX_TOKENIZER {
             return Err(failed(format!("it has more than {MAX_TOKENIZER} bytes")));
         }
-        // A file from outside may make its reader panic: not the program.
-        let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| Json::from_bytes(&file)));
-        let read = read.map_err(|_| failed("its reader panicked".to_owned()))?;
-        let mut tokenizer = read.map_err(|error| failed(error.to_string()))?;
+        let mut tokenizer = guarded(|| Json::from_bytes(&file)).map_err(failed)?;
         tokenizer.with_truncation(None).map_err(|error| failed(error.to_string()))?;
         tokenizer.with_padding(None);
         let kind = Kind::Json { tokenizer: Box::new(tokenizer), file };
@@ -98,13 +95,13 @@ impl Text {
     }
 
     fn encode(&self, tokenizer: &Json, text: &str) -> Result<Vec<u32>, Error> {
-        let encoding = tokenizer.encode_fast(text, false);
+        let encoding = guarded(|| tokenizer.encode_fast(text, false));
         let encoding = encoding.map_err(|error| Error::file(&self.name, format!("cannot read this text ({error})")))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     fn decode(&self, tokenizer: &Json, tokens: &[u32]) -> Result<String, Error> {
-        let text = tokenizer.decode(tokens, false);
+        let text = guarded(|| tokenizer.decode(tokens, false));
         text.map_err(|error| Error::file(&self.name, format!("cannot name a token ({error})")))
     }
 
@@ -175,17 +172,24 @@ pub struct Decoder<'a> {
 impl Decoder<'_> {
     /// Tokens after which decoding starts anew: the whole is decoded for every token.
     const BREAK: usize = 64;
+    /// Most tokens of a letter. Where more leave a text incomplete, they are no letter.
+    const LETTER: usize = 4;
 
     /// What `token` adds; empty while a letter is not complete.
     pub fn next(&mut self, token: u32) -> Result<Vec<u8>, Error> {
-        let Kind::Json { tokenizer, .. } = &self.text.kind else { return Ok(vec![token as u8]) };
+        let Kind::Json { tokenizer, .. } = &self.text.kind else {
+            // The model may know more tokens than there are bytes.
+            let unknown = || char::REPLACEMENT_CHARACTER.to_string().into_bytes();
+            return Ok(u8::try_from(token).map_or_else(|_| unknown(), |byte| vec![byte]));
+        };
         self.tokens.push(token);
         let text = self.text.decode(tokenizer, &self.tokens)?;
         // A letter of which some bytes are missing. Rewriting what was shown is not possible either.
-        if text.ends_with(char::REPLACEMENT_CHARACTER) || !text.is_char_boundary(self.shown) {
+        let incomplete = text.ends_with(char::REPLACEMENT_CHARACTER) || !text.is_char_boundary(self.shown);
+        if incomplete && self.tokens.len() < Self::BREAK + Self::LETTER {
             return Ok(Vec::new());
         }
-        let new = text.as_bytes()[self.shown..].to_vec();
+        let new = text.as_bytes().get(self.shown..).unwrap_or_default().to_vec();
         self.shown = text.len();
         if self.tokens.len() >= Self::BREAK {
             // One token is kept: what stands at the beginning of a text may lose its blank.
@@ -245,6 +249,30 @@ mod tests {
         let mut decoder = text.decoder();
         let first: Vec<_> = "é".bytes().map(|b| decoder.next(b.into()).expect("a byte")).collect();
         assert_eq!(first, [vec![], "é".as_bytes().to_vec()]);
+    }
+
+    /// What never becomes a letter is shown all the same, and costs no more than other text.
+    #[test]
+    fn bytes_that_are_no_text_are_shown_in_time() {
+        let text = written();
+        let mut decoder = text.decoder();
+        let (mut shown, mut longest) = (0, 0);
+        for count in 1..1000 {
+            shown += decoder.next(0xff).expect("a byte").len() / char::REPLACEMENT_CHARACTER.len_utf8();
+            longest = longest.max(count - shown);
+        }
+        assert!(longest < 2 * Decoder::BREAK, "{longest}");
+        assert_eq!(shown + decoder.finish().expect("bytes").len() / char::REPLACEMENT_CHARACTER.len_utf8(), 999);
+        assert_eq!(Text::bytes().decoder().next(256).expect("no byte"), "\u{fffd}".as_bytes());
+    }
+
+    #[test]
+    fn a_file_that_makes_the_library_panic_is_one_line() {
+        let mut file: Value = serde_json::from_slice(&Text::bytes().to_json()).expect("JSON");
+        file["normalizer"] = json!({ "type": "Precompiled", "precompiled_charsmap": "AAAAAA==" });
+        let text = Text::json("tokenizer.json", file.to_string().into(), None).expect("it can be read");
+        let error = text.document("a").expect_err("it cannot be used").to_string();
+        assert_eq!(error, "tokenizer.json: cannot read this text (the library for tokenizers panicked)");
     }
 
     proptest! {

@@ -95,7 +95,7 @@ async fn of(
     let run = &settings.run;
     let engine = engine(run, &environment, dataset.vocabulary()).and_then(|engine| engine.on(device.as_ref()));
     let engine = engine.map_err(|e| Failure::permanent(e).context("run.model"))?;
-    let shape = engine.specs().into_iter().map(|spec| (spec.name, spec.shape)).collect();
+    let shape = engine.shape();
     telemetry.message("");
     tracing::info!(hotkey = %wallet.ss58(), run = %hex::encode(&agreement.run_digest[..6]), "ready");
     Ok(Node {

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use bistro_api::run::{InnerOptimizer, Training as Settings};
+use bistro_api::run::InnerOptimizer;
 use bistro_protocol::tensors::Tensors;
 use candle_core::{DType, Tensor, Var};
 
 use super::{Backend, Precision, check_finite, download, graph::Graph, pass, pass::Leaves, tokens};
-use crate::engine::{Error, Optimizer, Recipe};
-
-/// Added to the root of the second moment.
-const EPSILON: f64 = 1e-8;
+use crate::engine::{
+    Error, Optimizer, Recipe,
+    optimizer::{Coefficients, EPSILON},
+};
 
 /// Training that is under way on a device.
 pub struct Training {
@@ -23,8 +23,6 @@ pub struct Training {
     t: u64,
     recipe: Recipe,
     learning_rate: f64,
-    betas: [f64; 2],
-    weight_decay: f64,
 }
 
 impl Training {
@@ -33,13 +31,11 @@ impl Training {
         backend: Arc<Backend>,
         base: &Tensors,
         optimizer: &Optimizer,
-        settings: &Settings,
-        windows: u64,
+        (recipe, learning_rate): (Recipe, f64),
+        inner: InnerOptimizer,
     ) -> Result<Self, Error> {
-        let recipe = Recipe::new(settings)?;
-        let beta = |number: usize| settings.betas.get(number).map_or(0.0, |beta| beta.value());
         // What starts with fresh moments may be computed again by a validator, in f32.
-        let precision = match settings.inner_optimizer {
+        let precision = match inner {
             InnerOptimizer::Kept => backend.place.precision(),
             InnerOptimizer::Fresh => Precision::F32,
         };
@@ -53,18 +49,7 @@ impl Training {
             saved.iter().map(|tensor| pass::upload(tensor, DType::F32, device)).collect()
         };
         let (m, v) = (moments(&optimizer.m).map_err(fault)?, moments(&optimizer.v).map_err(fault)?);
-        Ok(Self {
-            graph: backend.graph.with(precision),
-            backend,
-            leaves,
-            m,
-            v,
-            t: optimizer.t,
-            learning_rate: recipe.learning_rate(windows),
-            recipe,
-            betas: [beta(0), beta(1)],
-            weight_decay: settings.weight_decay.value(),
-        })
+        Ok(Self { graph: backend.graph.with(precision), backend, leaves, m, v, t: optimizer.t, recipe, learning_rate })
     }
 
     /// One step. Gives the mean loss before it, in nats per token, and the norm of the gradient before clipping.
@@ -82,7 +67,7 @@ impl Training {
             return Err(Error::Loss);
         }
         self.t += 1;
-        let coefficients = self.coefficients(self.recipe.clip_factor(norm));
+        let coefficients = self.recipe.coefficients(self.learning_rate, self.t, self.recipe.clip_factor(norm));
         let moments = self.m.iter_mut().zip(&mut self.v);
         for ((var, gradient), (m, v)) in self.leaves.vars().iter().zip(&gradient).zip(moments) {
             adamw(var, gradient, m, v, &coefficients).map_err(|e| self.backend.place.fault(&e))?;
@@ -103,25 +88,6 @@ impl Training {
     fn detached(&self) -> Vec<Tensor> {
         self.leaves.vars().iter().map(Var::as_detached_tensor).collect()
     }
-
-    /// Of step `t`; rounded to f32 where the recipe rounds.
-    fn coefficients(&self, factor: f32) -> Coefficients {
-        // Where beta^t is that small, 1 - beta^t is 1 anyway.
-        let power = |beta: f64| beta.powi(i32::try_from(self.t).unwrap_or(i32::MAX));
-        let [bias1, bias2] = self.betas.map(|beta| 1.0 - power(beta));
-        let [b1, b2] = self.betas.map(|beta| beta as f32);
-        let rounded = |x: f64| f64::from(x as f32);
-        Coefficients {
-            b1: b1.into(),
-            b2: b2.into(),
-            c1: (1.0 - b1).into(),
-            c2: (1.0 - b2).into(),
-            keep: rounded(1.0 - self.learning_rate * self.weight_decay),
-            size: rounded(self.learning_rate / bias1),
-            root: rounded(1.0 / bias2.sqrt()),
-            factor: factor.into(),
-        }
-    }
 }
 
 /// Sum of the losses, and sum of squares of the gradient: read at once, for reading waits for the device.
@@ -133,24 +99,6 @@ fn measured(sums: &[Tensor], gradient: &[Tensor]) -> candle_core::Result<(f64, f
     Ok((sum(losses), sum(squares)))
 }
 
-/// The numbers of one step that are the same for every entry; each is exact in f32.
-struct Coefficients {
-    b1: f64,
-    b2: f64,
-    /// 1 - b1
-    c1: f64,
-    /// 1 - b2
-    c2: f64,
-    /// 1 - lr wd
-    keep: f64,
-    /// lr / (1 - b1^t)
-    size: f64,
-    /// 1 / sqrt(1 - b2^t)
-    root: f64,
-    /// Of the gradient, for clipping.
-    factor: f64,
-}
-
 fn adamw(
     parameter: &Var,
     gradient: &Tensor,
@@ -158,9 +106,12 @@ fn adamw(
     v: &mut Tensor,
     c: &Coefficients,
 ) -> candle_core::Result<()> {
-    let g = (gradient * c.factor)?;
-    *m = ((&*m * c.b1)? + (&g * c.c1)?)?;
-    *v = ((&*v * c.b2)? + ((&g * c.c2)? * &g)?)?;
-    let step = ((&*m * c.size)? / v.sqrt()?.affine(c.root, EPSILON)?)?;
-    parameter.set(&((parameter.as_detached_tensor() * c.keep)? - step)?)
+    // Numbers beside tensors are f64; these are exact in f32.
+    let [b1, b2, c1, c2] = [c.b1, c.b2, c.c1, c.c2].map(f64::from);
+    let [keep, size, root, factor] = [c.keep, c.size, c.root, c.factor].map(f64::from);
+    let g = (gradient * factor)?;
+    *m = ((&*m * b1)? + (&g * c1)?)?;
+    *v = ((&*v * b2)? + ((&g * c2)? * &g)?)?;
+    let step = ((&*m * size)? / v.sqrt()?.affine(root, EPSILON.into())?)?;
+    parameter.set(&((parameter.as_detached_tensor() * keep)? - step)?)
 }

@@ -182,7 +182,7 @@ fn moments_saved_and_loaded_in_the_middle_change_no_bit() {
     let (base, all) = (parameters(&device), sequences(12, 32, 61));
     let (_, at_once, whole) = steps(&mut device, &base, &all, InnerOptimizer::Kept);
     let (_, half, moments) = steps(&mut device, &base, &all[..6], InnerOptimizer::Kept);
-    let mut moments = Optimizer::from_bytes(&moments.to_bytes().expect("saves")).expect("loads");
+    let mut moments = Optimizer::from_bytes(&moments.into_bytes().expect("saves")).expect("loads");
     let training = training(2, 3);
     let work = Work { base: &half, sequences: &all[6..], training: &training, windows: 0 };
     let rest = device.train(&work, &mut moments, &CancellationToken::new(), |_| ()).expect("trains");
@@ -192,6 +192,10 @@ fn moments_saved_and_loaded_in_the_middle_change_no_bit() {
 /// bf16 changes products in training by its rounding, nothing that is scored, and nothing that a validator may compute again.
 #[test]
 fn bf16_is_for_training_alone() {
+    rounds(place);
+}
+
+fn rounds(place: impl Fn(Precision) -> Place) {
     for model in [grouped(), gpt2(true)] {
         let (mut exact, mut rounded) =
             (both(&model, 32, &place(Precision::F32), None).1, both(&model, 32, &place(Precision::Bf16), None).1);
@@ -286,6 +290,11 @@ mod on_a_gpu {
     #[test]
     fn training_is_that_of_the_engine() {
         gpu(Precision::F32).inspect(trains);
+    }
+
+    #[test]
+    fn bf16_is_for_training_alone() {
+        gpu(Precision::F32).inspect(|place| rounds(|precision| Place::test(place.device().clone(), precision)));
     }
 
     #[test]

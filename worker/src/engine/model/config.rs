@@ -66,7 +66,7 @@ pub enum ConfigError {
     },
     /// Too many parameters in all.
     #[error(
-        "model.config describes {found} parameters: the engine takes at most {MAX_PARAMETERS}, lower hidden_size or num_hidden_layers"
+        "model.config describes {found} parameters: the engine takes at most {MAX_PARAMETERS}, lower hidden_size or num_hidden_layers (n_embd or n_layer)"
     )]
     TooLarge {
         /// Parameters described.
@@ -83,7 +83,9 @@ pub enum ConfigError {
         model: usize,
     },
     /// A sequence longer than the model was made for.
-    #[error("dataset.sequenceLength is {0}: must be 1..=131072 and at most model.config.max_position_embeddings")]
+    #[error(
+        "dataset.sequenceLength is {0}: must be 1..=131072 and at most model.config.max_position_embeddings (n_positions)"
+    )]
     SequenceLength(u32),
 }
 
@@ -299,6 +301,13 @@ mod tests {
         })
     }
 
+    fn valid_gpt2() -> Value {
+        json!({
+            "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new", "n_embd": 96,
+            "n_head": 6, "n_inner": null, "n_layer": 2, "n_positions": 128, "vocab_size": 512,
+        })
+    }
+
     fn read(value: Value) -> Result<Config, ConfigError> {
         Config::new(&Model { preset: None, config: Some(value) }, 256, 128)
     }
@@ -307,6 +316,8 @@ mod tests {
     fn a_checkpoint_s_config_is_understood() {
         let config = read(valid()).expect("valid");
         assert_eq!((config.heads, config.key_heads, config.head, config.theta), (4, 2, 16, 500_000.0));
+        let config = read(valid_gpt2()).expect("valid");
+        assert_eq!((config.heads, config.head, config.intermediate, config.tied), (6, 16, 384, true));
     }
 
     #[test]
@@ -340,11 +351,28 @@ mod tests {
             ("vocab_size", json!("many")),
             ("rms_norm_eps", json!(0.0)),
         ];
-        for (field, value) in wrong {
-            let mut config = valid();
+        let wrong_gpt2 = [
+            ("architectures", json!(["LlamaForCausalLM"])),
+            ("activation_function", json!("relu")),
+            ("n_embd", json!(100)),
+            ("n_embd", json!(4)),
+            ("n_head", json!(0)),
+            ("n_layer", json!(1_000_000_000)),
+            ("n_inner", json!(-1)),
+            ("n_positions", json!(1 << 20)),
+            ("vocab_size", json!(1)),
+            ("layer_norm_epsilon", json!(1.0)),
+            ("tie_word_embeddings", json!("yes")),
+            ("scale_attn_weights", json!(false)),
+            ("scale_attn_by_inverse_layer_idx", json!(true)),
+            ("reorder_and_upcast_attn", json!(true)),
+            ("add_cross_attention", json!(true)),
+        ];
+        let wrong = wrong.map(|wrong| (valid(), wrong)).into_iter();
+        for (mut config, (field, value)) in wrong.chain(wrong_gpt2.map(|wrong| (valid_gpt2(), wrong))) {
             config[field] = value;
             let error = read(config).expect_err(field).to_string();
-            assert!(error.starts_with(&format!("model.config.{field} is ")), "{error}");
+            assert!(error.starts_with(&format!("model.config.{field} is ")) && error.lines().count() == 1, "{error}");
         }
     }
 

@@ -42,14 +42,14 @@ pub(in crate::engine) use simd;
 
 /// What the machine can do.
 #[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// F, VL, DQ and BW.
-    Avx512,
+    /// Neither of the others.
+    Baseline,
     /// AVX2.
     Avx2,
-    /// Neither.
-    Baseline,
+    /// F, VL, DQ and BW.
+    Avx512,
 }
 
 /// Asks the machine; the answer is remembered by the library.
@@ -60,11 +60,14 @@ pub fn level() -> Level {
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512bw");
     let fma = is_x86_feature_detected!("fma");
-    match (avx512 && fma, is_x86_feature_detected!("avx2") && fma) {
+    let level = match (avx512 && fma, is_x86_feature_detected!("avx2") && fma) {
         (true, _) => Level::Avx512,
         (false, true) => Level::Avx2,
         (false, false) => Level::Baseline,
-    }
+    };
+    #[cfg(test)]
+    let level = level.min(tests::most());
+    level
 }
 
 /// e^x, within 2 units in the last place for -87 <= x <= 88; saturates outside; NaN stays NaN.
@@ -184,7 +187,64 @@ simd! {
 
 #[cfg(test)]
 mod tests {
+    use std::{process::Command, sync::OnceLock};
+
     use super::*;
+
+    /// Variable of a process of tests that is to do without the best that this machine has.
+    const MOST: &str = "BISTRO_TEST_LEVEL";
+
+    /// What this process of tests may use.
+    pub fn most() -> Level {
+        static ALLOWED: OnceLock<Level> = OnceLock::new();
+        *ALLOWED.get_or_init(|| match std::env::var(MOST).as_deref() {
+            Ok("avx2") => Level::Avx2,
+            Ok("baseline") => Level::Baseline,
+            _ => Level::Avx512,
+        })
+    }
+
+    /// One binary serves every processor: what runs elsewhere is tested here.
+    #[test]
+    fn machines_with_fewer_instructions_compute_the_same() {
+        let tests = [
+            "engine::tests::every_gradient_equals_candle_s_in_double_precision",
+            "engine::tests::neither_threads_nor_recomputation_change_a_bit",
+            "engine::tests::a_continued_text_is_the_text",
+            "engine::ops::math::tests::exp_is_exact_to_a_few_units_in_the_last_place",
+            "engine::ops::math::tests::what_is_computed_has_these_bits",
+        ];
+        for level in ["avx2", "baseline"] {
+            let mut again = Command::new(std::env::current_exe().expect("this program"));
+            let ended = again.arg("--exact").args(tests).env(MOST, level).output().expect("this program starts");
+            let said = String::from_utf8_lossy(&ended.stdout);
+            let passed = said.contains(&format!("{} passed", tests.len()));
+            assert!(ended.status.success() && passed, "{level}: {said}\n{}", String::from_utf8_lossy(&ended.stderr));
+        }
+    }
+
+    simd! {
+        /// A bit of everything that is computed with.
+        fn sample(a: &[f32], b: &[f32], c: &mut [f32]) -> f32 {
+            for (c, (x, y)) in c.iter_mut().zip(a.iter().zip(b)) {
+                *c = sigmoid(*x) * exp(*y);
+            }
+            dot(a, b) + sum(c) + max(a)
+        }
+    }
+
+    /// The same on every processor.
+    #[test]
+    fn what_is_computed_has_these_bits() {
+        let entries = |seed: u32| -> Vec<f32> {
+            (0..1003).map(|i: u32| (i.wrapping_mul(seed) >> 8) as f32 / (1 << 22) as f32 - 2.0).collect()
+        };
+        let (a, b, mut c) = (entries(2_654_435_761), entries(2_246_822_519), vec![0.0; 1003]);
+        let whole = sample(&a, &b, &mut c);
+        add(&mut c, &a);
+        let squares = sum_of_squares(&c);
+        assert_eq!((whole.to_bits(), squares.to_bits()), (1_148_025_776, 4_661_773_878_579_172_167));
+    }
 
     #[test]
     fn exp_is_exact_to_a_few_units_in_the_last_place() {

@@ -147,8 +147,9 @@ impl Miner {
                     metrics.tokens.inc_by(tokens);
                     metrics.steps.inc();
                 };
+                let kept = training.inner_optimizer == InnerOptimizer::Kept && mechanism.trains();
                 match compute(mechanism, engine, &work, &mut optimizer, &cancel, progress) {
-                    Ok(computed) => Ok(Some((computed, optimizer.to_bytes()?))),
+                    Ok(computed) => Ok(Some((computed, kept.then(|| optimizer.into_bytes()).transpose()?))),
                     Err(Error::Cancelled) => Ok(None),
                     Err(error) => Err(error),
                 }
@@ -169,7 +170,7 @@ impl Miner {
         };
         let Some((computed, moments)) = outcome else { return Ok(None) };
         // The optimizer first: a crash before the artifact is written repeats this window from the state before it.
-        if run.training.inner_optimizer == InnerOptimizer::Kept && node.mechanism().trains() {
+        if let Some(moments) = moments {
             node.state.write_of("optimizer", window + 1, &moments)?;
         }
         tracing::info!(window, uid, loss = computed.loss, "trained");
