@@ -161,8 +161,12 @@ timings: ## Build with a report of where the time went
 bench-protocol: ## Merge, permutations, slices, signatures, files: time and memory
 	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture bench_protocol
 
-bench-engine: python ## Training beside torch, eager and compiled: tokens a second, memory, gradients (MODEL=tiny)
-	BISTRO_PYTHON=$(PYTHON)/bin/python cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 --exact engine_bench::bench_engine
+# Everything that is measured beside torch, one part at a time. MODEL=small: the training of this model alone.
+BESIDE_TORCH = BISTRO_PYTHON=$(PYTHON)/bin/python cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 --exact
+KERNELS := kernels_bench::bench_cosine kernels_bench::bench_topk kernels_bench::bench_wire
+
+bench-engine: python ## Training and kernels beside torch: tokens a second, memory, gradients (MODEL=tiny)
+	$(BESIDE_TORCH) engine_bench::bench_engine $(if $(MODEL),,$(KERNELS))
 
 bench-text: build ## Collect the text of the benchmarks, the same for ever: pinned in tests/text
 	@$(BIN)/corpus tests/text/Cargo.toml $(TEXT)
@@ -180,7 +184,7 @@ bench-validator: bench-text ## Miners that a validator evaluates per second and 
 	$(BENCH) bench_validator
 
 bench-kernels: python ## Dot products, norms, the largest entries and the bytes of compressed work, beside torch
-	cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 bench_cosine bench_topk bench_wire
+	$(BESIDE_TORCH) $(KERNELS)
 
 simulate: bench-text ## What honest work and each cheat earn by mechanism; writes docs/mechanisms.md (15 minutes)
 	BISTRO_DOCS=$(CURDIR)/docs $(BENCH) simulate::simulate

@@ -31,7 +31,7 @@ impl Beside {
 
     /// Any program; `None` where it cannot be started.
     pub fn start(mut command: Command) -> Option<Self> {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().ok()?;
         let (input, output) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));
         Some(Self { child, input, output })

@@ -130,6 +130,8 @@ fn inputs_that_are_made_to_fill_the_memory_do_not() {
 fn a_million_inputs_each_do_no_harm() {
     let only = std::env::var("DECODER").unwrap_or_default();
     let only: Vec<&str> = only.split(',').filter(|name| !name.is_empty()).collect();
+    let unknown = only.iter().find(|name| all().iter().all(|decoder| decoder.name != **name));
+    assert_eq!(unknown, None, "no decoder has this name: {:?}", all().iter().map(|d| d.name).collect::<Vec<_>>());
     let inputs = std::env::var("INPUTS").ok().filter(|inputs| !inputs.is_empty());
     let inputs = inputs.map_or(INPUTS, |inputs| inputs.parse().expect("INPUTS is a number"));
     assert!(inputs.is_multiple_of(STREAM), "INPUTS must be a multiple of {STREAM}");

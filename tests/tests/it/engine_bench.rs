@@ -1,5 +1,5 @@
 //! `make bench-engine`: training beside torch, eager and compiled: the same architecture, parameters, batches and recipe, in
-//! processes that take turns.
+//! processes that take turns. What is right or wrong is asserted, what is fast or slow is printed.
 
 use std::{
     io::{BufRead, Write},
@@ -16,16 +16,29 @@ use serde_json::{Value, json};
 
 /// How often each side is timed.
 const ROUNDS: usize = 7;
+/// Threads of each side.
+const THREADS: usize = 2;
+/// Most that the losses of a step may be apart, in nats.
+const APART: f64 = 1e-3;
+/// Most that the gradient of a tensor may differ from torch's in f64: 1 - cosine, and relative distance.
+const GRADIENT: (f64, f64) = (1e-10, 1e-5);
 /// Which of the cases a process computes.
 const CASE: &str = "BISTRO_BENCH_CASE";
 
-/// Preset, sequences of a batch, tokens of a sequence, steps that are timed at once: about a second of them.
-const CASES: [(&str, u32, u32, usize); 4] =
-    [("tiny", 8, 128, 32), ("small", 4, 256, 6), ("medium", 4, 256, 3), ("gpt2", 1, 256, 2)];
+/// Preset or [`GROUPED`], sequences of a batch, tokens of a sequence, steps that are timed at once: about a second of them.
+const CASES: [(&str, u32, u32, usize); 5] =
+    [("tiny", 8, 128, 32), ("small", 4, 256, 6), (GROUPED, 4, 256, 6), ("medium", 4, 256, 3), ("gpt2", 1, 256, 2)];
+/// As `small`, but four heads of queries share one of keys and values.
+const GROUPED: &str = "grouped";
 
-fn case(preset: &str) -> (Model, Training, u32) {
-    let (_, batch, length, _) = CASES.iter().find(|case| case.0 == preset).expect("a case");
-    let model = serde_json::from_value(json!({ "preset": preset })).expect("a preset");
+fn case(name: &str) -> (Model, Training, u32) {
+    let (_, batch, length, _) = CASES.iter().find(|case| case.0 == name).expect("a case");
+    let grouped = json!({
+        "model_type": "llama", "vocab_size": 8192, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4,
+        "num_attention_heads": 8, "num_key_value_heads": 2, "tie_word_embeddings": true,
+    });
+    let model = if name == GROUPED { json!({ "config": grouped }) } else { json!({ "preset": name }) };
+    let model = serde_json::from_value(model).expect("a model");
     let training = json!({ "learningRate": "1e-3", "batchSequences": batch, "innerSteps": 1 });
     (model, serde_json::from_value(training).expect("sound"), *length)
 }
@@ -43,10 +56,6 @@ fn batch(name: &str, step: usize) -> Vec<Vec<u32>> {
     (0..training.batch_sequences as usize).map(|s| (0..=length as usize).map(|t| token(s, t)).collect()).collect()
 }
 
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
 /// Peak of the memory of this process, in MiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -59,7 +68,7 @@ fn peak() -> u64 {
 #[ignore = "a part of make bench-engine"]
 fn bench_engine_child() {
     let Ok(name) = std::env::var(CASE) else { return };
-    let mut engine = engine(&name, threads());
+    let mut engine = engine(&name, THREADS);
     let (_, training, _) = case(&name);
     let base = engine.initial(1).expect("drawn");
     let mut session = Session::new(&mut engine, &base, &Optimizer::fresh(), &training, 0).expect("it fits");
@@ -124,15 +133,14 @@ fn bench_engine() {
         let at = tempfile::tempdir().expect("a folder");
         describe(name, steps, at.path());
         let torch = |how: &str| {
-            let arguments = [at.path().to_string_lossy().into_owned(), threads().to_string(), how.to_owned()];
-            Beside::python("train.py", &arguments).map(|(torch, _)| torch)
+            let arguments = [at.path().to_string_lossy().into_owned(), THREADS.to_string(), how.to_owned()];
+            Beside::python("train.py", &arguments).expect("torch is there: make python").0
         };
-        let mut sides = vec![("ours", Some(ours(name))), ("eager", torch("eager")), ("compile", torch("compile"))];
+        let mut sides = [ours(name), torch("eager"), torch("compile")];
         let mut times = [const { Vec::new() }; 3];
         let (mut losses, mut peaks) = ([const { Vec::<f64>::new() }; 3], [0; 3]);
         for round in 0..=ROUNDS {
-            for (number, (_, side)) in sides.iter_mut().enumerate() {
-                let Some(side) = side else { continue };
+            for (number, side) in sides.iter_mut().enumerate() {
                 let answer = ask(side, &steps.to_string());
                 // The first round fills caches and compiles.
                 if round > 0 {
@@ -143,27 +151,27 @@ fn bench_engine() {
             }
         }
         let tokens = (steps as u32 * sequences * length) as f64;
-        let [ours, eager, compile] =
-            times.map(|times| if times.is_empty() { f64::NAN } else { tokens / median(times) });
-        let apart = losses[0].iter().zip(&losses[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let [ours, eager, compile] = times.map(|times| tokens / median(times));
+        let apart = |torch: &[f64]| losses[0].iter().zip(torch).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let apart = apart(&losses[1]).max(apart(&losses[2]));
         println!(
-            "BENCH engine.train model={name} ours={ours:.0} eager={eager:.0} compile={compile:.0} ratio={:.2} ratio_eager={:.2} rss_mib={} torch_rss_mib={} losses_apart={apart:.1e} last_loss={:.4} threads={}",
+            "BENCH engine.train model={name} ours={ours:.0} eager={eager:.0} compile={compile:.0} ratio={:.2} ratio_eager={:.2} rss_mib={} torch_rss_mib={} compile_rss_mib={} losses_apart={apart:.1e} last_loss={:.4} threads={THREADS}",
             ours / eager.max(compile),
             ours / eager,
             peaks[0],
             peaks[1],
-            losses[0].last().copied().unwrap_or(f64::NAN),
-            threads(),
+            peaks[2],
+            losses[0][losses[0].len() - 1],
         );
         drop(sides);
-        if let Some(mut torch) = torch("gradient") {
-            let found = ask(&mut torch, "compare");
-            println!(
-                "BENCH engine.grad model={name} one_minus_cos={:.1e} rel_l2={:.1e} worst={}",
-                found["oneMinusCos"].as_f64().expect("a number"),
-                found["relL2"].as_f64().expect("a number"),
-                found["worst"]
-            );
-        }
+        let found = ask(&mut torch("gradient"), "compare");
+        let [angle, distance] = ["oneMinusCos", "relL2"].map(|name| found[name].as_f64().expect("a number"));
+        println!(
+            "BENCH engine.grad model={name} one_minus_cos={angle:.1e} rel_l2={distance:.1e} worst={}",
+            found["worst"]
+        );
+        assert!(losses.iter().all(|side| side.len() == steps * (ROUNDS + 1)) && apart <= APART, "{name}: losses");
+        assert!(angle <= GRADIENT.0 && distance <= GRADIENT.1, "{name}: gradient");
+        assert!(peaks[0] <= peaks[1].min(peaks[2]), "{name}: memory");
     }
 }

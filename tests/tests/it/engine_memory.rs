@@ -1,4 +1,4 @@
-//! What training has in memory is what its formula says (docs/models.md), in processes of their own.
+//! What training has in memory is what its formula says (docs/running.md), in processes of their own.
 
 use std::process::Command;
 

@@ -23,8 +23,9 @@ fn torch(threads: usize) -> Option<Beside> {
     Some(torch)
 }
 
+/// Of each side.
 fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+    std::thread::available_parallelism().map_or(1, usize::from).min(2)
 }
 
 fn seconds<T>(part: impl FnOnce() -> T) -> f64 {
@@ -157,6 +158,8 @@ fn bench_wire() {
             &mut || seconds(|| Sparse::read(&bytes, &shape, settings).expect("written")),
             &mut || seconds(|| sparse.dense(&shape)),
         ]);
+        let again = Sparse::read(&bytes, &shape, settings).expect("written");
+        assert_eq!(again.dense(&shape).digest(), sparse.dense(&shape).digest(), "the coding changes no bit");
         println!(
             "BENCH wire values={values:?} k={K} entries={PICKED_FROM} bytes={} bound_bytes={} times_smaller={:.1} \
              bits_per_entry={:.2} error={error:.4} threads={threads} compress_ms={:.1} write_ms={:.1} read_ms={:.1} \
