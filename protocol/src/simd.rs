@@ -74,7 +74,7 @@ pub(crate) fn level() -> Level {
     level
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use std::{process::Command, sync::OnceLock};
 

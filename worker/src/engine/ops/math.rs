@@ -66,7 +66,7 @@ pub fn level() -> Level {
         (false, false) => Level::Baseline,
     };
     #[cfg(test)]
-    let level = level.min(tests::most());
+    let level = level.min(levels::most());
     level
 }
 
@@ -185,11 +185,11 @@ simd! {
     }
 }
 
-#[cfg(test)]
-mod tests {
+#[cfg(all(test, target_arch = "x86_64"))]
+mod levels {
     use std::{process::Command, sync::OnceLock};
 
-    use super::*;
+    use super::Level;
 
     /// Variable of a process of tests that is to do without the best that this machine has.
     const MOST: &str = "BISTRO_TEST_LEVEL";
@@ -222,6 +222,11 @@ mod tests {
             assert!(ended.status.success() && passed, "{level}: {said}\n{}", String::from_utf8_lossy(&ended.stderr));
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     simd! {
         /// A bit of everything that is computed with.
