@@ -40,6 +40,20 @@ macro_rules! simd {
 }
 pub(crate) use simd;
 
+/// Asks memory for what lies `ahead` entries behind the first of `row`, which need not be there.
+#[allow(unsafe_code)]
+#[inline(always)]
+pub(crate) fn prefetch(row: &[f32], ahead: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: it reads nothing, and a wrong address is ignored.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(row.as_ptr().wrapping_add(ahead).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (row, ahead);
+}
+
 /// What the machine can do.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
