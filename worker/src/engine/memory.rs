@@ -32,13 +32,13 @@ fn row(config: &Config) -> Row {
     let qkv = (heads + 2 * key_heads) * head;
     let attention = heads * head;
     match config.family {
-        // Input, two norms' outputs and the middle; gate, up and their product.
+        // Input and middle; gate and up.
         Family::Llama => {
-            Row { kept: 4 * c + qkv + attention + heads + 2 + 3 * f, passing: 4 * c + qkv + attention + 1 + 3 * f }
+            Row { kept: 2 * c + qkv + attention + heads + 2 + 2 * f, passing: 4 * c + qkv + attention + 1 + 3 * f }
         }
-        // The same with two statistics for each norm; before and after the activation.
+        // The same with two statistics for each norm; before the activation.
         Family::Gpt2 => {
-            Row { kept: 4 * c + qkv + attention + heads + 4 + 2 * f, passing: 4 * c + qkv + attention + 2 + f }
+            Row { kept: 2 * c + qkv + attention + heads + 4 + f, passing: 4 * c + qkv + attention + 2 + 2 * f }
         }
     }
 }

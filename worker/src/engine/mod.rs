@@ -283,28 +283,31 @@ impl Engine {
         let (unit, pass, team, flat) = (self.unit_sequences(), self.pass_sequences(), self.team, self.flat_team());
         let Self { model, pool, workers, parameters, gradient, .. } = self;
         gradient.resize(parameters.len(), 0.0);
-        let (total, squares) = within(pool.as_ref(), || {
-            flat.clear(gradient);
-            let mut total = 0.0;
-            for round in sequences.chunks(unit * workers.len()) {
-                if team == Team::Shared {
-                    total += model.gradient(parameters, round, scale, gradient, &mut workers[0].workspace);
-                    continue;
-                }
-                let losses =
-                    in_parallel(team, workers, round.chunks(unit), |Worker { workspace, gradient }, sequences| {
-                        gradient.clear();
-                        gradient.resize(parameters.len(), 0.0);
-                        let compute = |sequences| model.gradient(parameters, sequences, scale, gradient, workspace);
-                        sequences.chunks(pass).map(compute).sum::<f64>()
-                    });
-                let units: Vec<&[f32]> =
-                    workers.iter().take(losses.len()).map(|worker| worker.gradient.as_slice()).collect();
-                flat.add_all(gradient, &units);
-                // One by one, so that the grouping into rounds does not show.
-                total = losses.iter().fold(total, |sum, loss| sum + loss);
+        let (total, squares) = within(pool.as_ref(), || match team {
+            Team::Shared => {
+                flat.clear(gradient);
+                let compute = |round| model.gradient(parameters, round, scale, gradient, &mut workers[0].workspace);
+                let total: f64 = sequences.chunks(unit).map(compute).sum();
+                (total, flat.sum(gradient, math::sum_of_squares))
             }
-            (total, flat.sum(gradient, math::sum_of_squares))
+            Team::Alone => {
+                let (mut total, mut squares) = (0.0, 0.0);
+                for (number, round) in sequences.chunks(unit * workers.len()).enumerate() {
+                    let losses =
+                        in_parallel(team, workers, round.chunks(unit), |Worker { workspace, gradient }, sequences| {
+                            gradient.clear();
+                            gradient.resize(parameters.len(), 0.0);
+                            let compute = |sequences| model.gradient(parameters, sequences, scale, gradient, workspace);
+                            sequences.chunks(pass).map(compute).sum::<f64>()
+                        });
+                    let units: Vec<&[f32]> =
+                        workers.iter().take(losses.len()).map(|worker| worker.gradient.as_slice()).collect();
+                    squares = flat.gather(gradient, &units, number > 0);
+                    // One by one, so that the grouping into rounds does not show.
+                    total = losses.iter().fold(total, |sum, loss| sum + loss);
+                }
+                (total, squares)
+            }
         });
         // One sum sees every infinity and NaN; only then is the tensor looked up.
         if !(total.is_finite() && squares.is_finite()) {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::ops::math::add;
+use super::ops::math::{add, sum_of_squares};
 
 /// Entries that a thread takes at once of flat buffers: 256 KiB.
 const ENTRIES: usize = 1 << 16;
@@ -66,15 +66,21 @@ impl Team {
         }
     }
 
-    /// `out += each of `parts`, in their order.
-    pub fn add_all(self, out: &mut [f32], parts: &[&[f32]]) {
-        let jobs = out.chunks_mut(ENTRIES).enumerate().collect();
-        self.each(jobs, |(number, out): (usize, &mut [f32])| {
-            for part in parts {
-                let first = number * ENTRIES;
-                add(out, &part[first..first + out.len()]);
+    /// `out = ` the sum of `parts`, in their order, or `out +=` it; gives the sum of the squares of what comes out.
+    pub fn gather(self, out: &mut [f32], parts: &[&[f32]], add_to: bool) -> f64 {
+        let job = |(number, out): (usize, &mut [f32])| {
+            let entries = number * ENTRIES..number * ENTRIES + out.len();
+            let mut parts = parts.iter().map(|part| &part[entries.clone()]);
+            if !add_to && let Some(first) = parts.next() {
+                out.copy_from_slice(first);
             }
-        });
+            parts.for_each(|part| add(out, part));
+            sum_of_squares(out)
+        };
+        match self {
+            Self::Alone => out.chunks_mut(ENTRIES).enumerate().map(job).sum(),
+            Self::Shared => out.par_chunks_mut(ENTRIES).enumerate().map(job).collect::<Vec<f64>>().iter().sum(),
+        }
     }
 
     /// Sum over parts of a flat buffer, added in their order.

@@ -80,16 +80,17 @@ pub struct Workspace {
     dqkv: Vec<f32>,
     /// (R,C)
     dattention: Vec<f32>,
+    /// (R,F) input of the last matrix of a block
+    hidden: Vec<f32>,
     /// (R,F)
     dhidden: Vec<f32>,
 }
 
-/// What a block's backward pass needs of its forward pass beside its input.
+/// What a block's backward pass needs of its forward pass beside its input. What follows from these in a pass over them, as the
+/// outputs of norms do, is computed again.
 #[derive(Default)]
 struct Activations {
     rows1: Rows,
-    /// (R,C)
-    h1: Vec<f32>,
     /// (R,3C)
     qkv: Vec<f32>,
     /// (R,C)
@@ -99,12 +100,8 @@ struct Activations {
     /// (R,C) between attention and feed-forward
     middle: Vec<f32>,
     rows2: Rows,
-    /// (R,C)
-    h2: Vec<f32>,
     /// (R,F) before the activation
     up: Vec<f32>,
-    /// (R,F) after it
-    hidden: Vec<f32>,
 }
 
 impl Gpt2 {
@@ -171,7 +168,7 @@ impl Gpt2 {
         for (i, block) in self.blocks.iter().enumerate().rev() {
             if self.plan.recompute {
                 w.x.copy_from_slice(&w.inputs[i]);
-                self.block_forward(parameters, block, self.shape, &mut w.blocks[0], &mut w.x);
+                self.block_forward(parameters, block, self.shape, (&mut w.blocks[0], &mut w.hidden, dh), &mut w.x);
             }
             self.block_backward(parameters, gradient, block, i, dh, w);
         }
@@ -196,7 +193,8 @@ impl Gpt2 {
             if kept {
                 w.inputs[i].copy_from_slice(&w.x);
             }
-            self.block_forward(parameters, block, self.shape, &mut w.blocks[i.min(slots - 1)], &mut w.x);
+            let a = &mut w.blocks[i.min(slots - 1)];
+            self.block_forward(parameters, block, self.shape, (a, &mut w.hidden, h), &mut w.x);
         }
         self.norm_forward(&self.norm, parameters, h, &mut w.rows, &w.x);
     }
@@ -210,24 +208,32 @@ impl Gpt2 {
         add(&mut w.x, &self.positions.of(parameters)[from * self.width..(from + tokens.len()) * self.width]);
         let shape = self.shape.after(from, tokens.len());
         for (block, a) in self.blocks.iter().zip(&mut w.blocks) {
-            self.block_forward(parameters, block, shape, a, &mut w.x);
+            self.block_forward(parameters, block, shape, (a, &mut w.hidden, h), &mut w.x);
         }
         self.norm_forward(&self.norm, parameters, h, &mut w.rows, &w.x);
     }
 
-    /// Moves the residual stream `x (R,C)` through a block. `a.qkv` has the rows of tokens that were computed before.
-    fn block_forward(&self, parameters: &[f32], block: &Block, shape: Shape, a: &mut Activations, x: &mut [f32]) {
+    /// Moves the residual stream `x (R,C)` through a block. `a.qkv` has the rows of tokens that were computed before; `hidden
+    /// (R,F)` and `h (R,C)` are scratch.
+    fn block_forward(
+        &self,
+        parameters: &[f32],
+        block: &Block,
+        shape: Shape,
+        (a, hidden, h): (&mut Activations, &mut [f32], &mut [f32]),
+        x: &mut [f32],
+    ) {
         let (team, width) = (self.plan.team, shape.qkv_width());
-        self.norm_forward(&block.norm1, parameters, &mut a.h1, &mut a.rows1, x);
-        block.qkv.forward(team, parameters, &mut a.qkv[shape.from * width..], &a.h1);
+        self.norm_forward(&block.norm1, parameters, h, &mut a.rows1, x);
+        block.qkv.forward(team, parameters, &mut a.qkv[shape.from * width..], h);
         attention::forward(team, &mut a.attention, &mut a.lse, &a.qkv, shape);
         block.o.forward_add(team, parameters, x, &a.attention);
 
         a.middle.copy_from_slice(x);
-        self.norm_forward(&block.norm2, parameters, &mut a.h2, &mut a.rows2, x);
-        block.up.forward(team, parameters, &mut a.up, &a.h2);
-        gelu::forward(team, &mut a.hidden, &a.up);
-        block.down.forward_add(team, parameters, x, &a.hidden);
+        self.norm_forward(&block.norm2, parameters, h, &mut a.rows2, x);
+        block.up.forward(team, parameters, &mut a.up, h);
+        gelu::forward(team, hidden, &a.up);
+        block.down.forward_add(team, parameters, x, hidden);
     }
 
     fn block_backward(
@@ -240,19 +246,30 @@ impl Gpt2 {
         w: &mut Workspace,
     ) {
         let team = self.plan.team;
-        let Workspace { blocks, inputs, dx, dqkv, dattention, dhidden, .. } = w;
+        let Workspace { blocks, inputs, dx, dqkv, dattention, hidden, dhidden, .. } = w;
         let (a, x) = (&blocks[index.min(blocks.len() - 1)], &inputs[index]);
 
-        block.down.backward(team, parameters, gradient, dhidden, dx, &a.hidden);
-        gelu::backward(team, dhidden, &a.up);
-        block.up.backward(team, parameters, gradient, dh, dhidden, &a.h2);
+        block.down.backward(team, parameters, dhidden, dx);
+        gelu::backward(team, dhidden, hidden, &a.up);
+        block.down.add_gradient(team, gradient, dx, hidden);
+        self.norm_again(&block.norm2, parameters, dh, &a.rows2, &a.middle);
+        block.up.add_gradient(team, gradient, dhidden, dh);
+        block.up.backward(team, parameters, dh, dhidden);
         self.norm_backward(&block.norm2, parameters, gradient, dx, (dh, &a.middle, &a.rows2));
 
-        block.o.backward(team, parameters, gradient, dattention, dx, &a.attention);
+        block.o.add_gradient(team, gradient, dx, &a.attention);
+        block.o.backward(team, parameters, dattention, dx);
         let saved = Saved { qkv: &a.qkv, out: &a.attention, lse: &a.lse, dout: dattention };
         attention::backward(team, dqkv, &saved, self.shape);
-        block.qkv.backward(team, parameters, gradient, dh, dqkv, &a.h1);
+        self.norm_again(&block.norm1, parameters, dh, &a.rows1, x);
+        block.qkv.add_gradient(team, gradient, dqkv, dh);
+        block.qkv.backward(team, parameters, dh, dqkv);
         self.norm_backward(&block.norm1, parameters, gradient, dx, (dh, x, &a.rows1));
+    }
+
+    fn norm_again(&self, norm: &Norm, parameters: &[f32], out: &mut [f32], rows: &Rows, x: &[f32]) {
+        let (weight, bias) = (norm.weight.of(parameters), norm.bias.of(parameters));
+        layer_norm::again(self.plan.team, out, rows, x, weight, bias);
     }
 
     fn norm_forward(&self, norm: &Norm, parameters: &[f32], out: &mut [f32], rows: &mut Rows, x: &[f32]) {
@@ -282,12 +299,13 @@ impl Gpt2 {
         w.blocks.resize_with(slots, Activations::default);
         w.inputs.resize_with(kept, Vec::new);
         for a in &mut w.blocks {
-            [&mut a.h1, &mut a.middle, &mut a.h2, &mut a.attention].into_iter().for_each(|buffer| size(buffer, c));
+            [&mut a.middle, &mut a.attention].into_iter().for_each(|buffer| size(buffer, c));
             [&mut a.rows1, &mut a.rows2].into_iter().for_each(|stats| stats.resize(rows));
             a.qkv.resize((from + rows) * 3 * c, 0.0);
             size(&mut a.lse, self.shape.queries);
-            [&mut a.up, &mut a.hidden].into_iter().for_each(|buffer| size(buffer, f));
+            size(&mut a.up, f);
         }
+        size(&mut w.hidden, f);
         w.inputs.iter_mut().chain([&mut w.x]).for_each(|buffer| size(buffer, c));
         w.rows.resize(rows);
     }

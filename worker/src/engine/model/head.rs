@@ -82,7 +82,8 @@ impl Head {
             let logits = &mut logits[..targets.len() * v];
             self.linear.forward(team, parameters, logits, h);
             let loss = cross_entropy::loss_and_gradient(team, logits, targets, scale);
-            self.linear.backward(team, parameters, gradient, dh, logits, h);
+            self.linear.add_gradient(team, gradient, logits, h);
+            self.linear.backward(team, parameters, dh, logits);
             loss
         };
         dh.chunks_mut(rows * c).zip(h.chunks(rows * c)).zip(targets.chunks(rows)).map(turn).sum()

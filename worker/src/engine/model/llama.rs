@@ -82,17 +82,16 @@ pub struct Workspace {
     dattention: Vec<f32>,
     /// (R,2F)
     dgate_up: Vec<f32>,
-    /// (R,F)
-    dhidden: Vec<f32>,
+    /// (R,F) input of the last matrix of a block, and its gradient
+    hidden: Vec<f32>,
 }
 
-/// What a block's backward pass needs of its forward pass beside its input.
+/// What a block's backward pass needs of its forward pass beside its input. What follows from these in a pass over them, as the
+/// outputs of norms do, is computed again.
 #[derive(Default)]
 struct Activations {
     /// (R)
     inverse1: Vec<f32>,
-    /// (R,C)
-    h1: Vec<f32>,
     /// (R, (Hq + 2 Hk) D) after the rotation
     qkv: Vec<f32>,
     /// (R, Hq D)
@@ -103,12 +102,8 @@ struct Activations {
     middle: Vec<f32>,
     /// (R)
     inverse2: Vec<f32>,
-    /// (R,C)
-    h2: Vec<f32>,
     /// (R,2F)
     gate_up: Vec<f32>,
-    /// (R,F)
-    hidden: Vec<f32>,
 }
 
 impl Llama {
@@ -180,7 +175,7 @@ impl Llama {
         for (i, block) in self.blocks.iter().enumerate().rev() {
             if self.plan.recompute {
                 w.x.copy_from_slice(&w.inputs[i]);
-                self.block_forward(parameters, block, self.shape, &mut w.blocks[0], &mut w.x);
+                self.block_forward(parameters, block, self.shape, (&mut w.blocks[0], &mut w.hidden, dh), &mut w.x);
             }
             self.block_backward(parameters, gradient, block, i, dh, w);
         }
@@ -197,7 +192,8 @@ impl Llama {
             if kept {
                 w.inputs[i].copy_from_slice(&w.x);
             }
-            self.block_forward(parameters, block, self.shape, &mut w.blocks[i.min(slots - 1)], &mut w.x);
+            let a = &mut w.blocks[i.min(slots - 1)];
+            self.block_forward(parameters, block, self.shape, (a, &mut w.hidden, h), &mut w.x);
         }
         let norm = self.norm.of(parameters);
         rms_norm::forward(self.plan.team, h, &mut w.inverse, &w.x, norm, self.epsilon);
@@ -211,27 +207,35 @@ impl Llama {
         embed(&mut w.x, self.embedding.of(parameters), tokens.iter().copied(), self.width);
         let shape = self.shape.after(from, tokens.len());
         for (block, a) in self.blocks.iter().zip(&mut w.blocks) {
-            self.block_forward(parameters, block, shape, a, &mut w.x);
+            self.block_forward(parameters, block, shape, (a, &mut w.hidden, h), &mut w.x);
         }
         let norm = self.norm.of(parameters);
         rms_norm::forward(self.plan.team, h, &mut w.inverse, &w.x, norm, self.epsilon);
     }
 
-    /// Moves the residual stream `x (R,C)` through a block. `a.qkv` has the rows of tokens that were computed before.
-    fn block_forward(&self, parameters: &[f32], block: &Block, shape: Shape, a: &mut Activations, x: &mut [f32]) {
+    /// Moves the residual stream `x (R,C)` through a block. `a.qkv` has the rows of tokens that were computed before; `hidden
+    /// (R,F)` and `h (R,C)` are scratch.
+    fn block_forward(
+        &self,
+        parameters: &[f32],
+        block: &Block,
+        shape: Shape,
+        (a, hidden, h): (&mut Activations, &mut [f32], &mut [f32]),
+        x: &mut [f32],
+    ) {
         let (team, width) = (self.plan.team, shape.qkv_width());
-        rms_norm::forward(team, &mut a.h1, &mut a.inverse1, x, block.norm1.of(parameters), self.epsilon);
+        rms_norm::forward(team, h, &mut a.inverse1, x, block.norm1.of(parameters), self.epsilon);
         let new = &mut a.qkv[shape.from * width..];
-        block.qkv.forward(team, parameters, new, &a.h1);
+        block.qkv.forward(team, parameters, new, h);
         self.rope.apply(team, new, width, shape.queries + shape.keys, shape.from, Turn::Forward);
         attention::forward(team, &mut a.attention, &mut a.lse, &a.qkv, shape);
         block.o.forward_add(team, parameters, x, &a.attention);
 
         a.middle.copy_from_slice(x);
-        rms_norm::forward(team, &mut a.h2, &mut a.inverse2, x, block.norm2.of(parameters), self.epsilon);
-        block.gate_up.forward(team, parameters, &mut a.gate_up, &a.h2);
-        swiglu::forward(team, &mut a.hidden, &a.gate_up, self.intermediate);
-        block.down.forward_add(team, parameters, x, &a.hidden);
+        rms_norm::forward(team, h, &mut a.inverse2, x, block.norm2.of(parameters), self.epsilon);
+        block.gate_up.forward(team, parameters, &mut a.gate_up, h);
+        swiglu::forward(team, hidden, &a.gate_up, self.intermediate);
+        block.down.forward_add(team, parameters, x, hidden);
     }
 
     fn block_backward(
@@ -244,22 +248,28 @@ impl Llama {
         w: &mut Workspace,
     ) {
         let team = self.plan.team;
-        let Workspace { blocks, inputs, dx, dqkv, dattention, dgate_up, dhidden, .. } = w;
+        let Workspace { blocks, inputs, dx, dqkv, dattention, dgate_up, hidden, .. } = w;
         let (a, x) = (&blocks[index.min(blocks.len() - 1)], &inputs[index]);
 
-        block.down.backward(team, parameters, gradient, dhidden, dx, &a.hidden);
-        swiglu::backward(team, dgate_up, dhidden, &a.gate_up, self.intermediate);
-        block.gate_up.backward(team, parameters, gradient, dh, dgate_up, &a.h2);
-        let (dnorm, norm) = (block.norm2.of_mut(gradient), block.norm2.of(parameters));
-        rms_norm::backward(team, dx, dnorm, dh, &a.middle, &a.inverse2, norm);
+        block.down.backward(team, parameters, hidden, dx);
+        swiglu::backward(team, dgate_up, hidden, &a.gate_up, self.intermediate);
+        block.down.add_gradient(team, gradient, dx, hidden);
+        let norm = block.norm2.of(parameters);
+        rms_norm::again(team, dh, &a.inverse2, &a.middle, norm);
+        block.gate_up.add_gradient(team, gradient, dgate_up, dh);
+        block.gate_up.backward(team, parameters, dh, dgate_up);
+        rms_norm::backward(team, dx, block.norm2.of_mut(gradient), dh, &a.middle, &a.inverse2, norm);
 
-        block.o.backward(team, parameters, gradient, dattention, dx, &a.attention);
+        block.o.add_gradient(team, gradient, dx, &a.attention);
+        block.o.backward(team, parameters, dattention, dx);
         let saved = Saved { qkv: &a.qkv, out: &a.attention, lse: &a.lse, dout: dattention };
         attention::backward(team, dqkv, &saved, self.shape);
         self.rope.apply(team, dqkv, self.shape.qkv_width(), self.shape.queries + self.shape.keys, 0, Turn::Backward);
-        block.qkv.backward(team, parameters, gradient, dh, dqkv, &a.h1);
-        let (dnorm, norm) = (block.norm1.of_mut(gradient), block.norm1.of(parameters));
-        rms_norm::backward(team, dx, dnorm, dh, x, &a.inverse1, norm);
+        let norm = block.norm1.of(parameters);
+        rms_norm::again(team, dh, &a.inverse1, x, norm);
+        block.qkv.add_gradient(team, gradient, dqkv, dh);
+        block.qkv.backward(team, parameters, dh, dqkv);
+        rms_norm::backward(team, dx, block.norm1.of_mut(gradient), dh, x, &a.inverse1, norm);
     }
 
     /// Gives the buffers of a forward pass the length for this number of rows, after `from` others.
@@ -269,14 +279,14 @@ impl Llama {
         w.blocks.resize_with(slots, Activations::default);
         w.inputs.resize_with(kept, Vec::new);
         for a in &mut w.blocks {
-            [&mut a.h1, &mut a.middle, &mut a.h2].into_iter().for_each(|buffer| size(buffer, c));
+            size(&mut a.middle, c);
             [&mut a.inverse1, &mut a.inverse2].into_iter().for_each(|buffer| size(buffer, 1));
             a.qkv.resize((from + rows) * self.shape.qkv_width(), 0.0);
             size(&mut a.attention, self.shape.out_width());
             size(&mut a.lse, self.shape.queries);
             size(&mut a.gate_up, 2 * f);
-            size(&mut a.hidden, f);
         }
+        size(&mut w.hidden, f);
         w.inputs.iter_mut().chain([&mut w.x]).for_each(|buffer| size(buffer, c));
         size(&mut w.inverse, 1);
     }
@@ -289,7 +299,6 @@ impl Llama {
         size(&mut w.dqkv, self.shape.qkv_width());
         size(&mut w.dattention, self.shape.out_width());
         size(&mut w.dgate_up, 2 * f);
-        size(&mut w.dhidden, f);
     }
 }
 

@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 
 use super::{
-    math::{dot, exp, map_sum, max, simd},
+    math::{LANES, dot, exp, map_sum, max, simd},
     matmul::{Matrix, MatrixMut},
 };
 use crate::engine::team::Team;
@@ -126,18 +126,23 @@ fn forward_head(mut out: MatrixMut<'_>, lse: &mut [f32], qkv: &[f32], head: usiz
 }
 
 simd! {
-    /// Softmax of each row over its first `first + row + 1` entries, zero behind them.
+    /// Softmax of each row over its first `first + row + 1` entries, zero behind them. A few of those are computed with the others
+    /// so that whole registers are.
     fn softmax(scores: &mut [f32], keys: usize, first: usize, lse: &mut [f32]) {
         for (i, (row, lse)) in scores.chunks_exact_mut(keys).zip(lse).enumerate() {
-            let (seen, hidden) = row.split_at_mut(first + i + 1);
-            let top = max(seen);
-            let sum = map_sum(seen, |s| exp(s - top));
+            let seen = first + i + 1;
+            let whole = seen.next_multiple_of(LANES).min(keys);
+            // What e^-87 is for each of them is lost in a sum of at least 1.
+            row[seen..whole].fill(f32::NEG_INFINITY);
+            let scores = &mut row[..whole];
+            let top = max(scores);
+            let sum = map_sum(scores, |s| exp(s - top));
             *lse = top + sum.ln();
             let factor = 1.0 / sum;
-            for p in seen.iter_mut() {
+            for p in scores.iter_mut() {
                 *p *= factor;
             }
-            hidden.fill(0.0);
+            row[seen..].fill(0.0);
         }
     }
 }
@@ -234,7 +239,8 @@ simd! {
         for (i, (((p, ds), (out, dout)), lse)) in rows.enumerate() {
             let correction = dot(&out[head.clone()], &dout[head.clone()]);
             let seen = first + i + 1;
-            for (p, ds) in p[..seen].iter_mut().zip(&mut ds[..seen]) {
+            let whole = seen.next_multiple_of(LANES).min(keys);
+            for (p, ds) in p[..whole].iter_mut().zip(&mut ds[..whole]) {
                 *p = exp(*p - lse);
                 *ds = *p * (*ds - correction) * scale;
             }

@@ -17,25 +17,28 @@ pub fn forward(team: Team, out: &mut [f32], x: &[f32]) {
     team.each(out.chunks_mut(part).zip(x.chunks(part)).collect(), |(out, x)| forward_part(out, x));
 }
 
-/// `dx` (where `dy` was) from the gradient of the output and the input of [`forward`].
-pub fn backward(team: Team, dy: &mut [f32], x: &[f32]) {
+/// `dx` (where `dy` was) from the gradient of the output and the input of [`forward`], whose output is put into `y` again: it
+/// need not be kept.
+pub fn backward(team: Team, dy: &mut [f32], y: &mut [f32], x: &[f32]) {
     let part = if team == Team::Alone { x.len() } else { PART };
-    team.each(dy.chunks_mut(part).zip(x.chunks(part)).collect(), |(dy, x)| backward_part(dy, x));
+    let parts = dy.chunks_mut(part).zip(y.chunks_mut(part)).zip(x.chunks(part));
+    team.each(parts.collect(), |((dy, y), x)| backward_part(dy, y, x));
 }
 
 simd! {
     fn forward_part(out: &mut [f32], x: &[f32]) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = x * sigmoid(TWICE_ROOT * (x + CUBIC * x * x * x));
+            *out = x * sigmoid(TWICE_ROOT * (x + CUBIC * (x * x) * x));
         }
     }
 }
 
 simd! {
-    fn backward_part(dy: &mut [f32], x: &[f32]) {
-        for (dy, x) in dy.iter_mut().zip(x) {
+    fn backward_part(dy: &mut [f32], y: &mut [f32], x: &[f32]) {
+        for ((dy, y), x) in dy.iter_mut().zip(y).zip(x) {
             let square = x * x;
             let s = sigmoid(TWICE_ROOT * (x + CUBIC * square * x));
+            *y = x * s;
             *dy *= s + x * s * (1.0 - s) * TWICE_ROOT * (1.0 + 3.0 * CUBIC * square);
         }
     }
@@ -52,7 +55,9 @@ mod tests {
         let x: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.02).collect();
         let (mut y, mut dx) = (vec![0.0; x.len()], vec![1.0; x.len()]);
         forward(Team::Alone, &mut y, &x);
-        backward(Team::Alone, &mut dx, &x);
+        let mut again = vec![0.0; x.len()];
+        backward(Team::Alone, &mut dx, &mut again, &x);
+        assert_eq!(again, y);
         for ((x, y), dx) in x.iter().map(|x| f64::from(*x)).zip(y).zip(dx) {
             let slope = (exact(x + 1e-5) - exact(x - 1e-5)) / 2e-5;
             assert!((f64::from(y) - exact(x)).abs() < 2e-6 && (f64::from(dx) - slope).abs() < 2e-6, "at {x}");

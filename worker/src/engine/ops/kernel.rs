@@ -2,8 +2,8 @@
 //!
 //! The product is cut into panels of 64 columns. Of a panel up to 128 rows of b are copied side by side, where they stay
 //! in the first cache while all rows of a pass: a tile of 6 rows and 64 columns (or more rows of fewer columns) has its sums
-//! in registers until the block is through. Each entry is added up in the order of k, by fused products, block by block:
-//! its bits depend on the shapes alone.
+//! in registers until the block is through. Rows whose entries are neighbours are copied by the first tile as it goes. Each
+//! entry is added up in the order of k, by fused products, block by block: its bits depend on the shapes alone.
 #![allow(unsafe_code)]
 
 use std::{arch::x86_64::*, cell::RefCell};
@@ -48,15 +48,18 @@ pub unsafe fn product(c: *mut f32, row_stride: usize, a: Matrix<'_>, b: Matrix<'
                 // the block has room for them. The tiles' rows and columns are rows of a and c and columns of c.
                 unsafe {
                     let from = b.data.as_ptr().add(first * b.row_stride + column * b.column_stride);
-                    match b.column_stride {
-                        1 => copy_rows(block, from, b.row_stride, depth, width),
-                        stride => copy_columns(block, from, stride, depth, width),
+                    let (tiles, mut next) =
+                        (tiles::<false>(width.div_ceil(LANES)), tiles::<true>(width.div_ceil(LANES)));
+                    if b.column_stride > 1 {
+                        copy_columns(block, from, b.column_stride, depth, width);
+                        next = tiles;
                     }
-                    let tiles = tiles(width.div_ceil(LANES));
                     for row in (0..a.rows).step_by(tiles.len()) {
                         let rows = tiles.len().min(a.rows - row);
-                        tiles[rows - 1](&Tile {
+                        std::mem::replace(&mut next, tiles)[rows - 1](&Tile {
                             depth,
+                            from,
+                            from_stride: b.row_stride,
                             a: a.data.as_ptr().add(row * a.row_stride + first * a.column_stride),
                             a_strides: (a.row_stride, a.column_stride),
                             b: block,
@@ -85,8 +88,11 @@ struct Tile {
     a: *const f32,
     /// From one row of a to the next, and from one column.
     a_strides: (usize, usize),
-    /// A block of a panel.
-    b: *const f32,
+    /// Rows of b, and from one to the next; read where the tile copies them.
+    from: *const f32,
+    from_stride: usize,
+    /// The block of the panel: read, or written by a tile that copies.
+    b: *mut f32,
     c: *mut f32,
     row_stride: usize,
     /// Lanes of the last register.
@@ -97,10 +103,10 @@ struct Tile {
 
 type Compute = unsafe fn(&Tile);
 
-/// How tiles of so many registers in a row are computed, by their number of rows.
-fn tiles(registers: usize) -> &'static [Compute] {
+/// How tiles of so many registers in a row are computed, by their number of rows; whether they COPY their rows of b.
+fn tiles<const COPY: bool>(registers: usize) -> &'static [Compute] {
     macro_rules! rows {
-        ($registers:literal: $($rows:literal)*) => { &[$(tile::<$rows, $registers>),*] };
+        ($registers:literal: $($rows:literal)*) => { &[$(tile::<$rows, $registers, COPY>),*] };
     }
     // As many sums as there are registers to hold them.
     match registers {
@@ -116,9 +122,10 @@ fn tiles(registers: usize) -> &'static [Compute] {
 /// # Safety
 /// Every entry that the tile's pointers and strides reach is there, and those of c are nobody else's.
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-unsafe fn tile<const R: usize, const V: usize>(t: &Tile) {
+unsafe fn tile<const R: usize, const V: usize, const COPY: bool>(t: &Tile) {
+    let lanes = |v: usize| if v + 1 == V { t.last } else { u16::MAX };
     let mut sums = [[_mm512_setzero_ps(); V]; R];
-    let (mut a, mut b) = (t.a, t.b);
+    let (mut a, mut b, mut from) = (t.a, t.b, t.from);
     // SAFETY: as the caller says; the block's rows are whole panels.
     unsafe {
         if t.accumulate {
@@ -132,7 +139,12 @@ unsafe fn tile<const R: usize, const V: usize>(t: &Tile) {
         for _ in 0..t.depth {
             let mut row = [_mm512_setzero_ps(); V];
             for (v, row) in row.iter_mut().enumerate() {
-                *row = _mm512_load_ps(b.add(v * LANES));
+                if COPY {
+                    *row = _mm512_maskz_loadu_ps(lanes(v), from.add(v * LANES));
+                    _mm512_store_ps(b.add(v * LANES), *row);
+                } else {
+                    *row = _mm512_load_ps(b.add(v * LANES));
+                }
             }
             for (r, sums) in sums.iter_mut().enumerate() {
                 let x = _mm512_set1_ps(*a.add(r * t.a_strides.0));
@@ -143,37 +155,18 @@ unsafe fn tile<const R: usize, const V: usize>(t: &Tile) {
             // Behind the last one lies nothing that is read.
             a = a.wrapping_add(t.a_strides.1);
             b = b.wrapping_add(PANEL);
+            from = from.wrapping_add(t.from_stride);
         }
         let scale = _mm512_set1_ps(t.scale);
         for (r, sums) in sums.iter().enumerate() {
             for (v, sum) in sums.iter().enumerate() {
-                let lanes = if v + 1 == V { t.last } else { u16::MAX };
-                let c = t.c.add(r * t.row_stride + v * LANES);
+                let (lanes, c) = (lanes(v), t.c.add(r * t.row_stride + v * LANES));
                 let x = match t.accumulate {
                     true => _mm512_fmadd_ps(*sum, scale, _mm512_maskz_loadu_ps(lanes, c)),
                     false => _mm512_mul_ps(*sum, scale),
                 };
                 _mm512_mask_storeu_ps(c, lanes, x);
             }
-        }
-    }
-}
-
-/// Copies rows `stride` apart, each of at most a panel's entries.
-///
-/// # Safety
-/// The rows are there, and so is the block.
-#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-unsafe fn copy_rows(block: *mut f32, from: *const f32, stride: usize, rows: usize, width: usize) {
-    let (whole, last) = ((width - 1) / LANES, mask(width));
-    for row in 0..rows {
-        // SAFETY: whole registers and the last one's lanes are inside the row.
-        unsafe {
-            let (from, to) = (from.add(row * stride), block.add(row * PANEL));
-            for v in 0..whole {
-                _mm512_store_ps(to.add(v * LANES), _mm512_loadu_ps(from.add(v * LANES)));
-            }
-            _mm512_store_ps(to.add(whole * LANES), _mm512_maskz_loadu_ps(last, from.add(whole * LANES)));
         }
     }
 }

@@ -34,6 +34,14 @@ pub fn forward(team: Team, out: &mut [f32], rows: &mut Rows, x: &[f32], weight: 
     });
 }
 
+/// The output of [`forward`] once more, from what it saw and left.
+pub fn again(team: Team, out: &mut [f32], rows: &Rows, x: &[f32], weight: &[f32], bias: &[f32]) {
+    let (part, width) = (team.part(rows.mean.len()), weight.len());
+    let stats = rows.mean.chunks(part).zip(rows.inverse.chunks(part));
+    let parts = out.chunks_mut(part * width).zip(x.chunks(part * width)).zip(stats);
+    team.each(parts.collect(), |((out, x), (mean, inverse))| scale_rows(out, mean, inverse, x, weight, bias));
+}
+
 /// `dx (R,C) +=`, `dweight (C) +=` and `dbias (C) +=`, from `dy (R,C)` and what [`forward`] saw and left.
 #[allow(clippy::too_many_arguments)]
 pub fn backward(
@@ -76,6 +84,18 @@ simd! {
             (*mean, *inverse) = (m, r);
             for ((out, w), b) in out.iter_mut().zip(weight).zip(bias) {
                 *out = *out * r * w + b;
+            }
+        }
+    }
+}
+
+simd! {
+    fn scale_rows(out: &mut [f32], mean: &[f32], inverse: &[f32], x: &[f32], weight: &[f32], bias: &[f32]) {
+        let width = weight.len();
+        let stats = mean.iter().zip(inverse);
+        for ((out, x), (m, r)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(stats) {
+            for (((out, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+                *out = (x - m) * r * w + b;
             }
         }
     }

@@ -62,16 +62,15 @@ impl Linear {
         team.each(out.chunks_mut(part).collect(), |rows| add_rows(rows, bias));
     }
 
-    /// `dx (R,K) =`, and `gradient +=` that of the layer's parameters, from `dy (R,N)` and the input `x (R,K)`.
-    pub fn backward(
-        &self,
-        team: Team,
-        parameters: &[f32],
-        gradient: &mut [f32],
-        dx: &mut [f32],
-        dy: &[f32],
-        x: &[f32],
-    ) {
+    /// `dx (R,K) =` the gradient of the input, from `dy (R,N)`.
+    pub fn backward(&self, team: Team, parameters: &[f32], dx: &mut [f32], dy: &[f32]) {
+        let (n, k, rows) = (self.outputs, self.inputs, dy.len() / self.outputs);
+        let w = self.transposed(parameters).transposed();
+        MatrixMut::new(dx, rows, k, k).set(team, Matrix::new(dy, rows, n, n), w, 1.0);
+    }
+
+    /// `gradient +=` that of the layer's parameters, from `dy (R,N)` and the input `x (R,K)`.
+    pub fn add_gradient(&self, team: Team, gradient: &mut [f32], dy: &[f32], x: &[f32]) {
         let (n, k, rows) = (self.outputs, self.inputs, dy.len() / self.outputs);
         let (dy_rows, x) = (Matrix::new(dy, rows, n, n), Matrix::new(x, rows, k, k));
         let dw = self.weight.of_mut(gradient);
@@ -79,7 +78,6 @@ impl Linear {
             Order::OutputsFirst => MatrixMut::new(dw, n, k, k).add(team, dy_rows.transposed(), x),
             Order::InputsFirst => MatrixMut::new(dw, k, n, n).add(team, x.transposed(), dy_rows),
         }
-        MatrixMut::new(dx, rows, k, k).set(team, dy_rows, self.transposed(parameters).transposed(), 1.0);
         if let Some(bias) = &self.bias {
             let sums = team.blocks(rows, |rows| {
                 let mut sum = vec![0.0; n];

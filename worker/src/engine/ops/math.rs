@@ -1,7 +1,7 @@
 //! Elementary functions and sums that the compiler can turn into SIMD code.
 
 /// Accumulators of a sum: one AVX-512 register or two AVX ones, enough to hide the latency of an addition.
-const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// Compiles a function for AVX-512, AVX2 and the baseline of the target, and picks at run time.
 ///

@@ -13,6 +13,13 @@ pub fn forward(team: Team, out: &mut [f32], inverse: &mut [f32], x: &[f32], weig
     team.each(parts.collect(), |((out, x), inverse)| forward_rows(out, inverse, x, weight, epsilon));
 }
 
+/// The output of [`forward`] once more, from what it saw and left.
+pub fn again(team: Team, out: &mut [f32], inverse: &[f32], x: &[f32], weight: &[f32]) {
+    let (part, width) = (team.part(inverse.len()), weight.len());
+    let parts = out.chunks_mut(part * width).zip(x.chunks(part * width)).zip(inverse.chunks(part));
+    team.each(parts.collect(), |((out, x), inverse)| scale_rows(out, inverse, x, weight));
+}
+
 /// `dx (R,C) +=` and `dweight (C) +=`, from `dy (R,C)` and what [`forward`] saw and left.
 pub fn backward(
     team: Team,
@@ -43,6 +50,17 @@ simd! {
         for ((out, inverse), x) in out.chunks_exact_mut(width).zip(inverse).zip(x.chunks_exact(width)) {
             let r = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
             *inverse = r;
+            for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                *out = x * r * w;
+            }
+        }
+    }
+}
+
+simd! {
+    fn scale_rows(out: &mut [f32], inverse: &[f32], x: &[f32], weight: &[f32]) {
+        let width = weight.len();
+        for ((out, r), x) in out.chunks_exact_mut(width).zip(inverse).zip(x.chunks_exact(width)) {
             for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
                 *out = x * r * w;
             }

@@ -4,6 +4,9 @@
 use super::math::simd;
 use crate::engine::team::Team;
 
+/// Entries that are turned side by side.
+const LANES: usize = 16;
+
 /// Cosines and sines for every position.
 pub struct Rope {
     /// (T, D/2)
@@ -55,13 +58,29 @@ simd! {
         for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
             for head in row.chunks_exact_mut(2 * half).take(heads) {
                 let (a, b) = head.split_at_mut(half);
-                for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                    let s = s * sign;
-                    (*a, *b) = (a.mul_add(*c, -(*b * s)), b.mul_add(*c, *a * s));
+                let ((a, rest_a), (b, rest_b)) = (a.as_chunks_mut::<LANES>(), b.as_chunks_mut::<LANES>());
+                let ((cos, rest_cos), (sin, rest_sin)) = (cos.as_chunks::<LANES>(), sin.as_chunks::<LANES>());
+                for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                    (*a, *b) = turned(*a, *b, cos, sin, sign);
+                }
+                for (((a, b), cos), sin) in rest_a.iter_mut().zip(rest_b).zip(rest_cos).zip(rest_sin) {
+                    ([*a], [*b]) = turned([*a], [*b], &[*cos], &[*sin], sign);
                 }
             }
         }
     }
+}
+
+/// Turns entry after entry; the two are copies, so that the compiler sees that no result is an input.
+#[inline(always)]
+fn turned<const N: usize>(a: [f32; N], b: [f32; N], cos: &[f32; N], sin: &[f32; N], sign: f32) -> ([f32; N], [f32; N]) {
+    let (mut x, mut y) = (a, b);
+    for i in 0..N {
+        let (c, s) = (cos[i], sin[i] * sign);
+        x[i] = a[i].mul_add(c, -(b[i] * s));
+        y[i] = b[i].mul_add(c, a[i] * s);
+    }
+    (x, y)
 }
 
 #[cfg(test)]

@@ -10,10 +10,10 @@ pub fn forward(team: Team, out: &mut [f32], x: &[f32], width: usize) {
     team.each(out.chunks_mut(part).zip(x.chunks(2 * part)).collect(), |(out, x)| forward_rows(out, x, width));
 }
 
-/// `dx (R,2F)` from `dy (R,F)` and the input of [`forward`].
-pub fn backward(team: Team, dx: &mut [f32], dy: &[f32], x: &[f32], width: usize) {
+/// `dx (R,2F)` from `dy (R,F)` and the input of [`forward`], whose output takes the place of `dy`: it need not be kept.
+pub fn backward(team: Team, dx: &mut [f32], dy: &mut [f32], x: &[f32], width: usize) {
     let part = team.part(dy.len() / width) * width;
-    let parts = dx.chunks_mut(2 * part).zip(dy.chunks(part)).zip(x.chunks(2 * part));
+    let parts = dx.chunks_mut(2 * part).zip(dy.chunks_mut(part)).zip(x.chunks(2 * part));
     team.each(parts.collect(), |((dx, dy), x)| backward_rows(dx, dy, x, width));
 }
 
@@ -29,13 +29,15 @@ simd! {
 }
 
 simd! {
-    fn backward_rows(dx: &mut [f32], dy: &[f32], x: &[f32], width: usize) {
-        for ((dx, dy), x) in dx.chunks_exact_mut(2 * width).zip(dy.chunks_exact(width)).zip(x.chunks_exact(2 * width)) {
+    fn backward_rows(dx: &mut [f32], dy: &mut [f32], x: &[f32], width: usize) {
+        let rows = dx.chunks_exact_mut(2 * width).zip(dy.chunks_exact_mut(width)).zip(x.chunks_exact(2 * width));
+        for ((dx, dy), x) in rows {
             let ((dg, du), (g, u)) = (dx.split_at_mut(width), x.split_at(width));
             for ((((dg, du), dy), g), u) in dg.iter_mut().zip(du).zip(dy).zip(g).zip(u) {
                 let s = sigmoid(*g);
-                *du = dy * g * s;
-                *dg = dy * u * s * (1.0 + g * (1.0 - s));
+                *du = *dy * g * s;
+                *dg = *dy * u * s * (1.0 + g * (1.0 - s));
+                *dy = g * s * u;
             }
         }
     }
