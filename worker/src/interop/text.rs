@@ -172,6 +172,9 @@ pub struct Decoder<'a> {
 impl Decoder<'_> {
     /// Tokens after which decoding starts anew: the whole is decoded for every token.
     const BREAK: usize = 64;
+    /// Tokens that are decoded with those after them: more than what is withheld, and not the first of a text, which may lose its
+    /// blank.
+    const KEPT: usize = 16;
 
     /// What `token` adds; empty while a letter is not complete.
     pub fn next(&mut self, token: u32) -> Result<Vec<u8>, Error> {
@@ -182,18 +185,19 @@ impl Decoder<'_> {
         };
         self.tokens.push(token);
         let text = self.text.decode(tokenizer, &self.tokens)?;
-        // A letter of which some bytes are missing. Rewriting what was shown is not possible either.
-        if text.ends_with(char::REPLACEMENT_CHARACTER) || !text.is_char_boundary(self.shown) {
-            return Ok(Vec::new());
-        }
-        let new = text.as_bytes()[self.shown..].to_vec();
-        self.shown = text.len();
+        let (certain, withheld) = text.split_at(certain(&text));
+        // Rewriting what was shown is not possible.
+        let Some(new) = certain.get(self.shown..) else { return Ok(Vec::new()) };
+        self.shown = certain.len();
         if self.tokens.len() >= Self::BREAK {
-            // One token is kept: what stands at the beginning of a text may lose its blank.
-            self.tokens.drain(..self.tokens.len() - 1);
-            self.shown = self.text.decode(tokenizer, &self.tokens)?.len();
+            let kept = self.tokens.len() - Self::KEPT;
+            let again = self.text.decode(tokenizer, &self.tokens[kept..])?;
+            if again.ends_with(withheld) {
+                self.shown = again.len() - withheld.len();
+                self.tokens.drain(..kept);
+            }
         }
-        Ok(new)
+        Ok(new.as_bytes().to_vec())
     }
 
     /// What is left: letters that stay incomplete.
@@ -202,6 +206,13 @@ impl Decoder<'_> {
         let text = self.text.decode(tokenizer, &self.tokens)?;
         Ok(text.as_bytes().get(self.shown..).unwrap_or_default().to_vec())
     }
+}
+
+/// Bytes of a text that more tokens do not change: not the letter of which some bytes are missing, of which each may be shown by
+/// a replacement, three at most.
+fn certain(text: &str) -> usize {
+    let replaced = text.chars().rev().take(3).take_while(|c| *c == char::REPLACEMENT_CHARACTER).count();
+    text.len() - replaced * char::REPLACEMENT_CHARACTER.len_utf8()
 }
 
 #[cfg(test)]
@@ -260,6 +271,23 @@ mod tests {
         let text = Text::json("tokenizer.json", file.to_string().into(), None).expect("it can be read");
         let error = text.document("a").expect_err("it cannot be used").to_string();
         assert_eq!(error, "tokenizer.json: cannot read this text (the library for tokenizers panicked)");
+    }
+
+    /// As a model does that has learned nothing yet.
+    #[test]
+    fn bytes_that_make_no_letters_are_shown_as_they_come() {
+        let json = written();
+        let mut decoder = json.decoder();
+        let mut said = Vec::new();
+        for number in 0..1000 {
+            said.extend(decoder.next(0x80 + number % 0x80).expect("a byte"));
+            // Three bytes stand for each, and three of them may wait.
+            assert!(decoder.tokens.len() < Decoder::BREAK, "what is decoded for each token does not grow");
+            assert!(said.len() + 9 >= 3 * (number as usize + 1), "{number}: {}", said.len());
+        }
+        said.extend(decoder.finish().expect("bytes"));
+        let bytes: Vec<u8> = (0..1000).map(|number| (0x80 + number % 0x80) as u8).collect();
+        assert_eq!(String::from_utf8(said).expect("letters"), String::from_utf8_lossy(&bytes));
     }
 
     proptest! {
