@@ -1,6 +1,9 @@
 //! `make bench-kernels`: the validator's kernels and the bytes of compressed work, beside torch where it is installed.
 
-use std::{hint::black_box, time::Instant};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use bistro_protocol::{
     kernels,
@@ -15,6 +18,8 @@ const VECTOR: usize = 64 << 20;
 const PICKED_FROM: usize = 1 << 24;
 const K: u32 = 64;
 const ROUNDS: usize = 9;
+/// How long all cores are kept busy before each turn.
+const AWAKE: Duration = Duration::from_millis(20);
 
 /// The script that times torch, where that is installed.
 fn torch(threads: usize) -> Option<Beside> {
@@ -34,6 +39,21 @@ fn seconds<T>(part: impl FnOnce() -> T) -> f64 {
     start.elapsed().as_secs_f64()
 }
 
+/// Wakes the cores: a virtual one that has slept takes milliseconds to come back, as long as what is measured. Threads of torch
+/// that spin for more work after they have answered end meanwhile.
+fn wake() {
+    std::thread::scope(|scope| {
+        for _ in 0..threads() {
+            scope.spawn(|| {
+                let start = Instant::now();
+                while start.elapsed() < AWAKE {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+    });
+}
+
 /// Medians of calls that take turns, so that all meet the same machine; each is called once before.
 fn medians<const N: usize>(mut calls: [&mut dyn FnMut() -> f64; N]) -> [f64; N] {
     for call in &mut calls {
@@ -42,6 +62,7 @@ fn medians<const N: usize>(mut calls: [&mut dyn FnMut() -> f64; N]) -> [f64; N] 
     let mut times = [const { Vec::new() }; N];
     for _ in 0..ROUNDS {
         for (call, times) in calls.iter_mut().zip(&mut times) {
+            wake();
             times.push(call());
         }
     }
