@@ -1,6 +1,6 @@
 //! Elementary functions and sums that the compiler can turn into SIMD code.
 
-/// Accumulators of a sum: one AVX-512 register or two AVX ones, enough to hide the latency of an addition.
+/// Entries that are computed side by side: one AVX-512 register or two AVX ones, as many sums as hide the latency of an addition.
 pub const LANES: usize = 16;
 
 /// Compiles a function for AVX-512, AVX2 and the baseline of the target, and picks at run time.

@@ -1,11 +1,8 @@
 //! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the order of Hugging Face checkpoints:
 //! entry i turns with entry i + D/2 by the angle t * theta^(-2i/D), t the position in the sequence.
 
-use super::math::simd;
+use super::math::{LANES, simd};
 use crate::engine::team::Team;
-
-/// Entries that are turned side by side.
-const LANES: usize = 16;
 
 /// Cosines and sines for every position.
 pub struct Rope {
