@@ -66,7 +66,7 @@ impl Team {
         }
     }
 
-    /// `out = ` the sum of `parts`, in their order, or `out +=` it; gives the sum of the squares of what comes out.
+    /// `out =` the sum of `parts`, in their order, or `out +=` it with `add_to`. Gives the sum of the squares of what comes out.
     pub fn gather(self, out: &mut [f32], parts: &[&[f32]], add_to: bool) -> f64 {
         let job = |(number, out): (usize, &mut [f32])| {
             let entries = number * ENTRIES..number * ENTRIES + out.len();

@@ -25,10 +25,16 @@ pub fn backward(team: Team, dy: &mut [f32], y: &mut [f32], x: &[f32]) {
     team.each(parts.collect(), |((dy, y), x)| backward_part(dy, y, x));
 }
 
+/// s, from x and x^2.
+#[inline(always)]
+fn gate(x: f32, square: f32) -> f32 {
+    sigmoid(TWICE_ROOT * (x + CUBIC * square * x))
+}
+
 simd! {
     fn forward_part(out: &mut [f32], x: &[f32]) {
         for (out, x) in out.iter_mut().zip(x) {
-            *out = x * sigmoid(TWICE_ROOT * (x + CUBIC * (x * x) * x));
+            *out = x * gate(*x, x * x);
         }
     }
 }
@@ -37,7 +43,7 @@ simd! {
     fn backward_part(dy: &mut [f32], y: &mut [f32], x: &[f32]) {
         for ((dy, y), x) in dy.iter_mut().zip(y).zip(x) {
             let square = x * x;
-            let s = sigmoid(TWICE_ROOT * (x + CUBIC * square * x));
+            let s = gate(*x, square);
             *y = x * s;
             *dy *= s + x * s * (1.0 - s) * TWICE_ROOT * (1.0 + 3.0 * CUBIC * square);
         }

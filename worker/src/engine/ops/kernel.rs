@@ -48,15 +48,15 @@ pub unsafe fn product(c: *mut f32, row_stride: usize, a: Matrix<'_>, b: Matrix<'
                 // the block has room for them. The tiles' rows and columns are rows of a and c and columns of c.
                 unsafe {
                     let from = b.data.as_ptr().add(first * b.row_stride + column * b.column_stride);
-                    let (tiles, mut next) =
-                        (tiles::<false>(width.div_ceil(LANES)), tiles::<true>(width.div_ceil(LANES)));
-                    if b.column_stride > 1 {
+                    let (registers, in_rows) = (width.div_ceil(LANES), b.column_stride == 1);
+                    if !in_rows {
                         copy_columns(block, from, b.column_stride, depth, width);
-                        next = tiles;
                     }
-                    for row in (0..a.rows).step_by(tiles.len()) {
-                        let rows = tiles.len().min(a.rows - row);
-                        std::mem::replace(&mut next, tiles)[rows - 1](&Tile {
+                    let most = tiles::<false>(registers).len();
+                    for row in (0..a.rows).step_by(most) {
+                        let copies = in_rows && row == 0;
+                        let tiles = if copies { tiles::<true>(registers) } else { tiles::<false>(registers) };
+                        tiles[most.min(a.rows - row) - 1](&Tile {
                             depth,
                             from,
                             from_stride: b.row_stride,

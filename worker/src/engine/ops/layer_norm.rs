@@ -82,9 +82,7 @@ simd! {
             }
             let r = 1.0 / (dot(out, out) / width as f32 + epsilon).sqrt();
             (*mean, *inverse) = (m, r);
-            for ((out, w), b) in out.iter_mut().zip(weight).zip(bias) {
-                *out = *out * r * w + b;
-            }
+            scale_row(out, (m, r), x, weight, bias);
         }
     }
 }
@@ -93,11 +91,16 @@ simd! {
     fn scale_rows(out: &mut [f32], mean: &[f32], inverse: &[f32], x: &[f32], weight: &[f32], bias: &[f32]) {
         let width = weight.len();
         let stats = mean.iter().zip(inverse);
-        for ((out, x), (m, r)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(stats) {
-            for (((out, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
-                *out = (x - m) * r * w + b;
-            }
+        for ((out, x), (&m, &r)) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(stats) {
+            scale_row(out, (m, r), x, weight, bias);
         }
+    }
+}
+
+#[inline(always)]
+fn scale_row(out: &mut [f32], (m, r): (f32, f32), x: &[f32], weight: &[f32], bias: &[f32]) {
+    for (((out, x), w), b) in out.iter_mut().zip(x).zip(weight).zip(bias) {
+        *out = (x - m) * r * w + b;
     }
 }
 

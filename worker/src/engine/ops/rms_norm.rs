@@ -50,9 +50,7 @@ simd! {
         for ((out, inverse), x) in out.chunks_exact_mut(width).zip(inverse).zip(x.chunks_exact(width)) {
             let r = 1.0 / (dot(x, x) / width as f32 + epsilon).sqrt();
             *inverse = r;
-            for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * r * w;
-            }
+            scale_row(out, r, x, weight);
         }
     }
 }
@@ -60,11 +58,16 @@ simd! {
 simd! {
     fn scale_rows(out: &mut [f32], inverse: &[f32], x: &[f32], weight: &[f32]) {
         let width = weight.len();
-        for ((out, r), x) in out.chunks_exact_mut(width).zip(inverse).zip(x.chunks_exact(width)) {
-            for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
-                *out = x * r * w;
-            }
+        for ((out, &r), x) in out.chunks_exact_mut(width).zip(inverse).zip(x.chunks_exact(width)) {
+            scale_row(out, r, x, weight);
         }
+    }
+}
+
+#[inline(always)]
+fn scale_row(out: &mut [f32], r: f32, x: &[f32], weight: &[f32]) {
+    for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * r * w;
     }
 }
 
