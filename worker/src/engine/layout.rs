@@ -10,7 +10,7 @@ use bistro_protocol::{
     tensors::{Tensor, Tensors},
 };
 
-use super::Error;
+use super::{Error, buffer::Buffer};
 
 /// Where each tensor lies in the flat buffer.
 #[derive(Clone, Debug, Default)]
@@ -72,9 +72,9 @@ impl Layout {
     }
 
     /// Copies tensors into a flat buffer. [`Error::Schema`] where a name or a shape differs.
-    pub fn flatten(&self, tensors: &Tensors, flat: &mut Vec<f32>) -> Result<(), Error> {
+    pub fn flatten(&self, tensors: &Tensors, flat: &mut Buffer) -> Result<(), Error> {
         self.check(tensors)?;
-        flat.resize(self.length, 0.0);
+        flat.resize(self.length);
         for (entry, tensor) in self.sorted().zip(tensors) {
             flat[entry.range.clone()].copy_from_slice(&tensor.data);
         }
@@ -137,9 +137,9 @@ mod tests {
         let flat = [1.0, 2.0, 3.0, 4.0, 5.0];
         let tensors = layout.tensors(&flat).expect("fits");
         assert_eq!(tensors.get("a").expect("a").data, [5.0]);
-        let mut again = Vec::new();
+        let mut again = Buffer::default();
         layout.flatten(&tensors, &mut again).expect("same schema");
-        assert_eq!(again, flat);
+        assert_eq!(again[..], flat);
     }
 
     #[test]
@@ -155,7 +155,7 @@ mod tests {
             vec![tensor("a", &[1]), tensor("c", &[2, 2])],
         ] {
             let tensors = Tensors::new(tensors).expect("valid");
-            assert!(matches!(layout().flatten(&tensors, &mut Vec::new()), Err(Error::Schema { .. })));
+            assert!(matches!(layout().flatten(&tensors, &mut Buffer::default()), Err(Error::Schema { .. })));
         }
     }
 

@@ -9,13 +9,13 @@
 //! P are the parameters: they, their gradient and two moments, and at the end of the window one of them a second time, in
 //! tensors. U are the threads that have a gradient of their own, with models below 2 million parameters, else none. R are
 //! the rows that go through the model at once, those of all threads together; kept is what a block keeps of a row, passing
-//! what the passes hold of it for one block; S are logits and tiles of attention. Whoever trains holds the base besides,
-//! P, and the moments of the window before, 2 P.
+//! what the passes hold of it for one block; S are logits, tiles of attention and, with AMX, packed matrices. Whoever trains
+//! holds the base besides, P, and the moments of the window before, 2 P.
 
 use super::{
     Engine,
     model::{Config, Family, logits},
-    ops::attention,
+    ops::{attention, matmul},
     team::Team,
 };
 
@@ -57,7 +57,8 @@ impl Engine {
         };
         let rows = self.pass_sequences().min(batch_sequences.max(1)) * self.positions;
         let activations = if self.recompute { (layers - 1) * c + kept + passing } else { layers * kept + passing };
-        let scratch = teams * logits(self.team, rows, v) + threads * attention::scratch(self.positions);
+        let own = attention::scratch(self.positions) + matmul::scratch();
+        let scratch = teams * logits(self.team, rows, v) + threads * own;
         let entries = (5 + gradients) * self.model.layout().length() + teams * rows * activations + scratch;
         4 * entries as u64
     }

@@ -9,6 +9,7 @@
 //! whose gradients are added in unit order; of a larger one all share the rows and heads of each operation ([`team`]). So
 //! the bits do not depend on the number of threads.
 
+mod buffer;
 mod continuation;
 pub mod device;
 mod layout;
@@ -32,18 +33,19 @@ use bistro_protocol::{
 
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 
+use self::{
+    buffer::Buffer,
+    device::Backend,
+    model::{Model as Decoder, Plan, Workspace},
+    ops::math,
+    team::Team,
+};
 pub use self::{
     continuation::Continuation,
     device::{Choice, Place, Precision},
     model::{Config, ConfigError, Family},
     optimizer::{Optimizer, OptimizerError, Recipe},
     trainer::{Session, Step, Trained, Work},
-};
-use self::{
-    device::Backend,
-    model::{Model as Decoder, Plan, Workspace},
-    ops::math,
-    team::Team,
 };
 
 /// Parameters from which on threads share each operation: a gradient for each thread would cost more than that.
@@ -52,7 +54,7 @@ const SHARED_FROM: u64 = 1 << 21;
 /// several.
 const ALONE_TOKENS: usize = 512;
 /// Tokens of a unit that go through the model at once: their activations stay in the second cache.
-const PASS_TOKENS: usize = 128;
+const PASS_TOKENS: usize = 256;
 /// Tokens of one unit where threads share it.
 const SHARED_TOKENS: usize = 1024;
 
@@ -150,9 +152,9 @@ pub struct Engine {
     /// One per thread that computes units.
     workers: Vec<Worker>,
     /// Parameters of the current call, flat.
-    parameters: Vec<f32>,
+    parameters: Buffer,
     /// Gradient of the current call, flat.
-    gradient: Vec<f32>,
+    gradient: Buffer,
     /// `None`: the CPU.
     device: Option<Arc<Backend>>,
 }
@@ -162,7 +164,7 @@ pub struct Engine {
 struct Worker {
     workspace: Workspace,
     /// Gradient of one unit, where threads compute units.
-    gradient: Vec<f32>,
+    gradient: Buffer,
 }
 
 impl Engine {
@@ -190,7 +192,7 @@ impl Engine {
         let mut workers = Vec::new();
         workers.resize_with(if team == Team::Alone { threads } else { 1 }, Worker::default);
         let model = Decoder::new(config, Plan { positions, team, recompute });
-        let (parameters, gradient) = (Vec::new(), Vec::new());
+        let (parameters, gradient) = (Buffer::default(), Buffer::default());
         Ok(Self { model, positions, team, recompute, pool, workers, parameters, gradient, device: None })
     }
 
@@ -222,7 +224,7 @@ impl Engine {
             return device.loss(parameters, sequences);
         }
         self.model.layout().flatten(parameters, &mut self.parameters)?;
-        let (model, parameters) = (&self.model, self.parameters.as_slice());
+        let (model, parameters) = (&self.model, &self.parameters[..]);
         let (unit, workers, team) = (self.unit_sequences(), &mut self.workers, self.team);
         let total = within(self.pool.as_ref(), || {
             sequences.chunks(unit * workers.len()).fold(0.0, |total, round| {
@@ -282,7 +284,7 @@ impl Engine {
         let scale = (1.0 / tokens) as f32;
         let (unit, pass, team, flat) = (self.unit_sequences(), self.pass_sequences(), self.team, self.flat_team());
         let Self { model, pool, workers, parameters, gradient, .. } = self;
-        gradient.resize(parameters.len(), 0.0);
+        gradient.resize(parameters.len());
         let (total, squares) = within(pool.as_ref(), || match team {
             Team::Shared => {
                 flat.clear(gradient);
@@ -295,13 +297,12 @@ impl Engine {
                 for (number, round) in sequences.chunks(unit * workers.len()).enumerate() {
                     let losses =
                         in_parallel(team, workers, round.chunks(unit), |Worker { workspace, gradient }, sequences| {
-                            gradient.clear();
-                            gradient.resize(parameters.len(), 0.0);
+                            gradient.zero(parameters.len());
                             let compute = |sequences| model.gradient(parameters, sequences, scale, gradient, workspace);
                             sequences.chunks(pass).map(compute).sum::<f64>()
                         });
                     let units: Vec<&[f32]> =
-                        workers.iter().take(losses.len()).map(|worker| worker.gradient.as_slice()).collect();
+                        workers.iter().take(losses.len()).map(|worker| &worker.gradient[..]).collect();
                     squares = flat.gather(gradient, &units, number > 0);
                     // One by one, so that the grouping into rounds does not show.
                     total = losses.iter().fold(total, |sum, loss| sum + loss);

@@ -10,7 +10,7 @@ use bistro_protocol::{
     tensors::{self, Tensor, Tensors, TensorsError},
 };
 
-use super::{Error, ops::math::simd, team::Team};
+use super::{Error, buffer::Buffer, ops::math::simd, team::Team};
 
 /// Added to the root of the second moment.
 pub(super) const EPSILON: f32 = 1e-8;
@@ -180,8 +180,8 @@ impl Optimizer {
 
 /// The moments while training, flat as the parameters.
 pub(super) struct Moments {
-    pub m: Vec<f32>,
-    pub v: Vec<f32>,
+    pub m: Buffer,
+    pub v: Buffer,
     pub t: u64,
 }
 
@@ -313,7 +313,8 @@ mod tests {
             v["betas"] = vec!["0.5", "0.75"].into();
             v["weightDecay"] = "0.1".into();
         });
-        let mut moments = Moments { m: vec![0.0], v: vec![0.0], t: 0 };
+        let mut moments = Moments { m: Buffer::default(), v: Buffer::default(), t: 0 };
+        [&mut moments.m, &mut moments.v].into_iter().for_each(|moment| moment.resize(1));
         let (recipe, mut p) = (recipe.expect("valid"), vec![1.0f32]);
         moments.step(Team::Alone, &recipe, 0.01, &mut p, &[4.0], 0.5);
         assert!((p[0] - (1.0 * (1.0 - 0.001) - 0.01)).abs() < 1e-6, "{}", p[0]);

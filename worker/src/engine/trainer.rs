@@ -4,7 +4,7 @@ use bistro_api::run::{InnerOptimizer, Training};
 use bistro_protocol::tensors::Tensors;
 use tokio_util::sync::CancellationToken;
 
-use super::{Engine, Error, Optimizer, Recipe, device, optimizer::Moments, within};
+use super::{Engine, Error, Optimizer, Recipe, buffer::Buffer, device, optimizer::Moments, within};
 
 /// What one window asks for.
 pub struct Work<'a> {
@@ -153,11 +153,11 @@ impl Engine {
     }
 
     fn moments(&self, optimizer: &Optimizer) -> Result<Moments, Error> {
-        let (mut m, mut v) = (Vec::new(), Vec::new());
+        let (mut m, mut v) = (Buffer::default(), Buffer::default());
         let layout = self.model.layout();
         for (tensors, flat) in [(&optimizer.m, &mut m), (&optimizer.v, &mut v)] {
             if optimizer.t == 0 {
-                flat.resize(layout.length(), 0.0);
+                flat.resize(layout.length());
             } else {
                 layout.flatten(tensors, flat)?;
             }

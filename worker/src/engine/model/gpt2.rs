@@ -17,6 +17,7 @@ use super::{
     head::{Head, embed, embed_backward, inputs},
 };
 use crate::engine::{
+    buffer::Buffer,
     layout::{Layout, Place},
     ops::{
         attention::{self, Saved, Shape},
@@ -70,20 +71,20 @@ pub struct Workspace {
     /// One per block, or one for all where they are computed again.
     blocks: Vec<Activations>,
     /// (R,C) input of each block
-    inputs: Vec<Vec<f32>>,
+    inputs: Vec<Buffer>,
     /// (R,C) residual stream, at the end the input of the last norm
-    x: Vec<f32>,
+    x: Buffer,
     rows: Rows,
     /// (R,C) gradient of the residual stream
-    dx: Vec<f32>,
+    dx: Buffer,
     /// (R,3C)
-    dqkv: Vec<f32>,
+    dqkv: Buffer,
     /// (R,C)
-    dattention: Vec<f32>,
+    dattention: Buffer,
     /// (R,F) input of the last matrix of a block
-    hidden: Vec<f32>,
+    hidden: Buffer,
     /// (R,F)
-    dhidden: Vec<f32>,
+    dhidden: Buffer,
 }
 
 /// What a block's backward pass needs of its forward pass beside its input. What follows from these in a pass over them, as the
@@ -92,16 +93,16 @@ pub struct Workspace {
 struct Activations {
     rows1: Rows,
     /// (R,3C)
-    qkv: Vec<f32>,
+    qkv: Buffer,
     /// (R,C)
-    attention: Vec<f32>,
+    attention: Buffer,
     /// (B,H,T)
-    lse: Vec<f32>,
+    lse: Buffer,
     /// (R,C) between attention and feed-forward
-    middle: Vec<f32>,
+    middle: Buffer,
     rows2: Rows,
     /// (R,F) before the activation
-    up: Vec<f32>,
+    up: Buffer,
 }
 
 impl Gpt2 {
@@ -180,10 +181,10 @@ impl Gpt2 {
     }
 
     /// Fills the workspace, and `h (R,C)` with the output of the last norm; what backward passes need is `kept`.
-    pub fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, h: &mut Vec<f32>, w: &mut Workspace) {
+    pub fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, h: &mut Buffer, w: &mut Workspace) {
         let slots = if kept && !self.plan.recompute { self.blocks.len() } else { 1 };
         self.reserve(sequences.len() * self.plan.positions, 0, slots, if kept { self.blocks.len() } else { 0 }, w);
-        h.resize(w.x.len(), 0.0);
+        h.resize(w.x.len());
         embed(&mut w.x, self.embedding.of(parameters), inputs(sequences), self.width);
         let positions = self.plan.positions * self.width;
         for x in w.x.chunks_exact_mut(positions) {
@@ -201,9 +202,9 @@ impl Gpt2 {
 
     /// Fills `h (n,C)` for the n tokens of a sequence that come after `from` others, of which this workspace has seen nothing
     /// else since.
-    pub fn extend(&self, parameters: &[f32], tokens: &[u32], from: usize, h: &mut Vec<f32>, w: &mut Workspace) {
+    pub fn extend(&self, parameters: &[f32], tokens: &[u32], from: usize, h: &mut Buffer, w: &mut Workspace) {
         self.reserve(tokens.len(), from, self.blocks.len(), 0, w);
-        h.resize(w.x.len(), 0.0);
+        h.resize(w.x.len());
         embed(&mut w.x, self.embedding.of(parameters), tokens.iter().copied(), self.width);
         add(&mut w.x, &self.positions.of(parameters)[from * self.width..(from + tokens.len()) * self.width]);
         let shape = self.shape.after(from, tokens.len());
@@ -295,13 +296,13 @@ impl Gpt2 {
     fn reserve(&self, rows: usize, from: usize, slots: usize, kept: usize, w: &mut Workspace) {
         let c = self.width;
         let f = self.blocks.first().map_or(0, |block| block.up.outputs);
-        let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
+        let size = |buffer: &mut Buffer, width: usize| buffer.resize(rows * width);
         w.blocks.resize_with(slots, Activations::default);
-        w.inputs.resize_with(kept, Vec::new);
+        w.inputs.resize_with(kept, Buffer::default);
         for a in &mut w.blocks {
             [&mut a.middle, &mut a.attention].into_iter().for_each(|buffer| size(buffer, c));
             [&mut a.rows1, &mut a.rows2].into_iter().for_each(|stats| stats.resize(rows));
-            a.qkv.resize((from + rows) * 3 * c, 0.0);
+            a.qkv.resize((from + rows) * 3 * c);
             size(&mut a.lse, self.shape.queries);
             size(&mut a.up, f);
         }
@@ -314,7 +315,7 @@ impl Gpt2 {
     fn reserve_backward(&self, w: &mut Workspace) {
         let (c, rows) = (self.width, w.rows.mean.len());
         let f = self.blocks.first().map_or(0, |block| block.up.outputs);
-        let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
+        let size = |buffer: &mut Buffer, width: usize| buffer.resize(rows * width);
         [&mut w.dx, &mut w.dattention].into_iter().for_each(|buffer| size(buffer, c));
         size(&mut w.dqkv, 3 * c);
         size(&mut w.dhidden, f);

@@ -1,6 +1,7 @@
 //! What all architectures have in common at both ends: rows of an embedding, and logits with their loss.
 
 use crate::engine::{
+    buffer::Buffer,
     ops::{cross_entropy, linear::Linear, math::add},
     team::Team,
 };
@@ -50,9 +51,9 @@ pub fn logits(team: Team, rows: usize, vocabulary: usize) -> usize {
 
 impl Head {
     /// Sum of the losses of all rows of `h (R,C)`, in nats. `logits` is scratch.
-    pub fn loss(&self, team: Team, parameters: &[f32], h: &[f32], targets: &[u32], logits: &mut Vec<f32>) -> f64 {
+    pub fn loss(&self, team: Team, parameters: &[f32], h: &[f32], targets: &[u32], logits: &mut Buffer) -> f64 {
         let (v, c) = (self.linear.outputs, self.linear.inputs);
-        logits.resize(self::logits(team, targets.len(), v), 0.0);
+        logits.resize(self::logits(team, targets.len(), v));
         let rows = logits.len() / v;
         let turn = |(h, targets): (&[f32], &[u32])| {
             let logits = &mut logits[..targets.len() * v];
@@ -73,10 +74,10 @@ impl Head {
         h: &[f32],
         targets: &[u32],
         scale: f32,
-        logits: &mut Vec<f32>,
+        logits: &mut Buffer,
     ) -> f64 {
         let (v, c) = (self.linear.outputs, self.linear.inputs);
-        logits.resize(self::logits(team, targets.len(), v), 0.0);
+        logits.resize(self::logits(team, targets.len(), v));
         let rows = logits.len() / v;
         let turn = |((dh, h), targets): ((&mut [f32], &[f32]), &[u32])| {
             let logits = &mut logits[..targets.len() * v];

@@ -16,6 +16,7 @@ use super::{
     head::{Head, embed, embed_backward, inputs},
 };
 use crate::engine::{
+    buffer::Buffer,
     layout::{Layout, Place},
     ops::{
         attention::{self, Saved, Shape},
@@ -69,21 +70,21 @@ pub struct Workspace {
     /// One per block, or one for all where they are computed again.
     blocks: Vec<Activations>,
     /// (R,C) input of each block
-    inputs: Vec<Vec<f32>>,
+    inputs: Vec<Buffer>,
     /// (R,C) residual stream, at the end the input of the last norm
-    x: Vec<f32>,
+    x: Buffer,
     /// (R)
-    inverse: Vec<f32>,
+    inverse: Buffer,
     /// (R,C) gradient of the residual stream
-    dx: Vec<f32>,
+    dx: Buffer,
     /// (R, (Hq + 2 Hk) D)
-    dqkv: Vec<f32>,
+    dqkv: Buffer,
     /// (R, Hq D)
-    dattention: Vec<f32>,
+    dattention: Buffer,
     /// (R,2F)
-    dgate_up: Vec<f32>,
+    dgate_up: Buffer,
     /// (R,F) input of the last matrix of a block, and its gradient
-    hidden: Vec<f32>,
+    hidden: Buffer,
 }
 
 /// What a block's backward pass needs of its forward pass beside its input. What follows from these in a pass over them, as the
@@ -91,19 +92,19 @@ pub struct Workspace {
 #[derive(Default)]
 struct Activations {
     /// (R)
-    inverse1: Vec<f32>,
+    inverse1: Buffer,
     /// (R, (Hq + 2 Hk) D) after the rotation
-    qkv: Vec<f32>,
+    qkv: Buffer,
     /// (R, Hq D)
-    attention: Vec<f32>,
+    attention: Buffer,
     /// (B, Hq, T)
-    lse: Vec<f32>,
+    lse: Buffer,
     /// (R,C) between attention and feed-forward
-    middle: Vec<f32>,
+    middle: Buffer,
     /// (R)
-    inverse2: Vec<f32>,
+    inverse2: Buffer,
     /// (R,2F)
-    gate_up: Vec<f32>,
+    gate_up: Buffer,
 }
 
 impl Llama {
@@ -183,10 +184,10 @@ impl Llama {
     }
 
     /// Fills the workspace, and `h (R,C)` with the output of the last norm; what backward passes need is `kept`.
-    pub fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, h: &mut Vec<f32>, w: &mut Workspace) {
+    pub fn forward(&self, parameters: &[f32], sequences: &[Vec<u32>], kept: bool, h: &mut Buffer, w: &mut Workspace) {
         let slots = if kept && !self.plan.recompute { self.blocks.len() } else { 1 };
         self.reserve(sequences.len() * self.plan.positions, 0, slots, if kept { self.blocks.len() } else { 0 }, w);
-        h.resize(w.x.len(), 0.0);
+        h.resize(w.x.len());
         embed(&mut w.x, self.embedding.of(parameters), inputs(sequences), self.width);
         for (i, block) in self.blocks.iter().enumerate() {
             if kept {
@@ -201,9 +202,9 @@ impl Llama {
 
     /// Fills `h (n,C)` for the n tokens of a sequence that come after `from` others, of which this workspace has seen nothing
     /// else since.
-    pub fn extend(&self, parameters: &[f32], tokens: &[u32], from: usize, h: &mut Vec<f32>, w: &mut Workspace) {
+    pub fn extend(&self, parameters: &[f32], tokens: &[u32], from: usize, h: &mut Buffer, w: &mut Workspace) {
         self.reserve(tokens.len(), from, self.blocks.len(), 0, w);
-        h.resize(w.x.len(), 0.0);
+        h.resize(w.x.len());
         embed(&mut w.x, self.embedding.of(parameters), tokens.iter().copied(), self.width);
         let shape = self.shape.after(from, tokens.len());
         for (block, a) in self.blocks.iter().zip(&mut w.blocks) {
@@ -275,13 +276,13 @@ impl Llama {
     /// Gives the buffers of a forward pass the length for this number of rows, after `from` others.
     fn reserve(&self, rows: usize, from: usize, slots: usize, kept: usize, w: &mut Workspace) {
         let (c, f) = (self.width, self.intermediate);
-        let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
+        let size = |buffer: &mut Buffer, width: usize| buffer.resize(rows * width);
         w.blocks.resize_with(slots, Activations::default);
-        w.inputs.resize_with(kept, Vec::new);
+        w.inputs.resize_with(kept, Buffer::default);
         for a in &mut w.blocks {
             size(&mut a.middle, c);
             [&mut a.inverse1, &mut a.inverse2].into_iter().for_each(|buffer| size(buffer, 1));
-            a.qkv.resize((from + rows) * self.shape.qkv_width(), 0.0);
+            a.qkv.resize((from + rows) * self.shape.qkv_width());
             size(&mut a.attention, self.shape.out_width());
             size(&mut a.lse, self.shape.queries);
             size(&mut a.gate_up, 2 * f);
@@ -294,7 +295,7 @@ impl Llama {
     /// As [`Llama::reserve`], for the backward pass that follows.
     fn reserve_backward(&self, w: &mut Workspace) {
         let (c, f, rows) = (self.width, self.intermediate, w.inverse.len());
-        let size = |buffer: &mut Vec<f32>, width: usize| buffer.resize(rows * width, 0.0);
+        let size = |buffer: &mut Buffer, width: usize| buffer.resize(rows * width);
         size(&mut w.dx, c);
         size(&mut w.dqkv, self.shape.qkv_width());
         size(&mut w.dattention, self.shape.out_width());

@@ -15,7 +15,7 @@ use self::{
     head::{Head, targets},
     llama::Llama,
 };
-use super::{layout::Layout, team::Team};
+use super::{buffer::Buffer, layout::Layout, team::Team};
 
 /// How a model computes; nothing of it shows in any bit but `team`.
 #[derive(Clone, Copy, Debug)]
@@ -46,10 +46,10 @@ enum Kind {
 #[derive(Default)]
 pub struct Workspace {
     /// (R,C) output of the last norm
-    h: Vec<f32>,
+    h: Buffer,
     /// (R,C) gradient of a norm's output
-    dh: Vec<f32>,
-    logits: Vec<f32>,
+    dh: Buffer,
+    logits: Buffer,
     llama: llama::Workspace,
     gpt2: gpt2::Workspace,
 }
@@ -98,7 +98,7 @@ impl Model {
     ) -> f64 {
         self.forward(parameters, sequences, true, w);
         let Workspace { h, dh, logits, llama, gpt2 } = w;
-        dh.resize(h.len(), 0.0);
+        dh.resize(h.len());
         let loss = self.head.gradient(self.team, parameters, gradient, dh, h, &targets(sequences), scale, logits);
         match &self.kind {
             Kind::Llama(model) => model.backward(parameters, gradient, sequences, dh, llama),

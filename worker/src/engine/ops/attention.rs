@@ -11,7 +11,7 @@ use super::{
     math::{LANES, dot, exp, map_sum, max, simd},
     matmul::{Matrix, MatrixMut},
 };
-use crate::engine::team::Team;
+use crate::engine::{buffer::Buffer, team::Team};
 
 /// Query rows of one tile: few enough that its scores stay in the cache and little work is spent above the
 /// diagonal, enough for an efficient product.
@@ -72,8 +72,8 @@ impl Shape {
 /// Room for the scores of one tile and their gradient.
 #[derive(Default)]
 struct Scratch {
-    scores: Vec<f32>,
-    gradient: Vec<f32>,
+    scores: Buffer,
+    gradient: Buffer,
 }
 
 thread_local! {
@@ -91,8 +91,8 @@ fn with_scratch(shape: Shape, f: impl FnOnce(&mut [f32], &mut [f32])) {
     let length = scratch(shape.positions) / 2;
     // Taken out for the time of the call: a thread that waits for a product may be given another head meanwhile.
     let mut scratch = SCRATCH.take();
-    scratch.scores.resize(length, 0.0);
-    scratch.gradient.resize(length, 0.0);
+    scratch.scores.resize(length);
+    scratch.gradient.resize(length);
     f(&mut scratch.scores, &mut scratch.gradient);
     SCRATCH.set(scratch);
 }

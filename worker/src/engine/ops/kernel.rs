@@ -29,7 +29,7 @@ thread_local! {
 
 /// Whether this machine has the instructions.
 pub fn is_available() -> bool {
-    matches!(super::math::level(), super::math::Level::Avx512)
+    super::math::level() >= super::math::Level::Avx512
 }
 
 /// `c = scale * a b`, or `c += scale * a b`.
@@ -202,7 +202,7 @@ unsafe fn copy_columns(block: *mut f32, from: *const f32, stride: usize, rows: u
 /// The transpose: first inside squares of 4, then of the squares.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw")]
-fn turned(rows: [__m512; LANES]) -> [__m512; LANES] {
+pub(super) fn turned(rows: [__m512; LANES]) -> [__m512; LANES] {
     let mut fours = [_mm512_setzero_ps(); LANES];
     for (from, to) in rows.as_chunks::<4>().0.iter().zip(fours.as_chunks_mut::<4>().0) {
         let [a, b, c, d] = *from;

@@ -28,7 +28,7 @@ macro_rules! simd {
                 }
                 match $crate::engine::ops::math::level() {
                     // SAFETY: the machine was asked for these very features.
-                    $crate::engine::ops::math::Level::Avx512 => return unsafe { avx512($($argument),*) },
+                    $crate::engine::ops::math::Level::Avx512 | $crate::engine::ops::math::Level::Amx => return unsafe { avx512($($argument),*) },
                     // SAFETY: as above.
                     $crate::engine::ops::math::Level::Avx2 => return unsafe { avx2($($argument),*) },
                     $crate::engine::ops::math::Level::Baseline => (),
@@ -50,6 +50,8 @@ pub enum Level {
     Avx2,
     /// F, VL, DQ and BW.
     Avx512,
+    /// The same, and tiles that multiply bf16.
+    Amx,
 }
 
 /// Asks the machine; the answer is remembered by the library.
@@ -61,6 +63,7 @@ pub fn level() -> Level {
         && is_x86_feature_detected!("avx512bw");
     let fma = is_x86_feature_detected!("fma");
     let level = match (avx512 && fma, is_x86_feature_detected!("avx2") && fma) {
+        (true, _) if super::amx::answers() => Level::Amx,
         (true, _) => Level::Avx512,
         (false, true) => Level::Avx2,
         (false, false) => Level::Baseline,
@@ -198,9 +201,10 @@ mod levels {
     pub fn most() -> Level {
         static ALLOWED: OnceLock<Level> = OnceLock::new();
         *ALLOWED.get_or_init(|| match std::env::var(MOST).as_deref() {
+            Ok("avx512") => Level::Avx512,
             Ok("avx2") => Level::Avx2,
             Ok("baseline") => Level::Baseline,
-            _ => Level::Avx512,
+            _ => Level::Amx,
         })
     }
 
@@ -214,7 +218,7 @@ mod levels {
             "engine::ops::math::tests::exp_is_exact_to_a_few_units_in_the_last_place",
             "engine::ops::math::tests::what_is_computed_has_these_bits",
         ];
-        for level in ["avx2", "baseline"] {
+        for level in ["avx512", "avx2", "baseline"] {
             let mut again = Command::new(std::env::current_exe().expect("this program"));
             let ended = again.arg("--exact").args(tests).env(MOST, level).output().expect("this program starts");
             let said = String::from_utf8_lossy(&ended.stdout);

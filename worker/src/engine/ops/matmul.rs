@@ -1,15 +1,23 @@
-//! Matrix products through the `gemm` crate, the one that candle uses.
+//! Matrix products: on AMX where it pays (`amx`), on AVX-512 where nobody shares (`kernel`), else through the `gemm` crate,
+//! the one that candle uses.
 //!
-//! Where nobody shares, small products have a kernel of their own (`kernel`). These two modules and `simd!` alone have
-//! `unsafe`: `gemm` takes raw pointers and strides. The constructors below
+//! These three modules and `simd!` alone have `unsafe`: all take raw pointers and strides. The constructors below
 //! check that every entry that those can reach lies inside the slice, and parts of a matrix never overlap.
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
 
 #[cfg(target_arch = "x86_64")]
-use super::kernel;
+use super::{amx, kernel};
 use crate::engine::team::Team;
+
+/// Entries that each thread has for packed matrices, at most.
+pub fn scratch() -> usize {
+    #[cfg(target_arch = "x86_64")]
+    return amx::scratch();
+    #[cfg(not(target_arch = "x86_64"))]
+    0
+}
 
 /// A matrix inside a slice, read only.
 #[derive(Clone, Copy)]
@@ -106,6 +114,12 @@ impl<'a> MatrixMut<'a> {
     fn product(self, team: Team, a: Matrix<'_>, b: Matrix<'_>, scale: f32, accumulate: bool) {
         assert!(self.rows == a.rows && a.columns == b.rows && b.columns == self.columns, "shapes of a product differ");
         #[cfg(target_arch = "x86_64")]
+        if amx::pays(self.rows, self.columns, a.columns) && amx::is_available() {
+            // SAFETY: the machine has the instructions, and `self` claims its entries.
+            unsafe { amx::product(team, self.data, self.row_stride, a, b, scale, accumulate) };
+            return;
+        }
+        #[cfg(target_arch = "x86_64")]
         if team == Team::Alone && kernel::is_available() {
             // SAFETY: the machine has the instructions, and `self` claims its entries.
             unsafe { kernel::product(self.data, self.row_stride, a, b, scale, accumulate) };
@@ -164,7 +178,7 @@ mod tests {
         /// Whole numbers: every order of summation gives the same.
         #[test]
         fn products_of_any_shape_are_exact_and_touch_nothing_else(
-            (m, n, k) in (1..40usize, 1..150usize, 1..300usize),
+            (m, n, k) in (1..100usize, 1..150usize, 1..300usize),
             (a_turned, b_turned, accumulate) in any::<(bool, bool, bool)>(),
             padding in 0..3usize,
             seed in any::<u32>(),
@@ -193,6 +207,26 @@ mod tests {
                 let matrix = MatrixMut::new(&mut out, m, n, n + padding);
                 if accumulate { matrix.add(team, a, b) } else { matrix.set(team, a, b, 2.0) }
                 prop_assert!(out == expected, "{team:?}");
+            }
+        }
+    }
+
+    /// More rows, columns and entries of each than are packed at once, which divide nothing.
+    #[test]
+    fn large_products_are_exact_too() {
+        let (m, n, k) = (650, 740, 1111);
+        let number = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) >> 29) as f32 - 3.0;
+        let [a, b] = [m * k, k * n].map(|count| (0..count).map(number).collect::<Vec<f32>>());
+        let exact = |i: usize, j: usize| (0..k).map(|l| a[i * k + l] * b[l * n + j]).sum::<f32>();
+        for team in [Team::Alone, Team::Shared] {
+            let mut out = vec![0.0; m * n];
+            let matrices = (Matrix::new(&a, m, k, k), Matrix::new(&b, k, n, n));
+            MatrixMut::new(&mut out, m, n, n).set(team, matrices.0, matrices.1, 1.0);
+            // One of each square, and all at the edges.
+            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                if (i % 32 == 7 && j % 32 == 9) || i + 1 == m || j + 1 == n {
+                    assert_eq!(out[i * n + j], exact(i, j), "{team:?}: {i} {j}");
+                }
             }
         }
     }

@@ -4,6 +4,8 @@
 //! branches inside loops. Every sum has one fixed order, so the same input gives the same bits on every
 //! call and in every thread. Each takes the [`Team`](super::team::Team) that computes it.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub mod cross_entropy;
 pub mod gelu;
