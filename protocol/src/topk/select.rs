@@ -8,7 +8,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::{CHUNK, Error, kept};
-use crate::simd::simd;
+use crate::simd::{prefetch, simd};
 
 /// Groups of a chunk: an entry and every 256th behind it.
 const GROUPS: usize = 256;
@@ -242,11 +242,14 @@ fn ranks(chosen: &[u64; WORDS], places: &[u16], indices: &mut [u16]) {
     }
 }
 
-/// Magnitudes of a chunk.
+/// Magnitudes of a chunk; the next one is on its way meanwhile.
 #[inline(always)]
 fn take_down(chunk: &[f32], magnitudes: &mut [u32; CHUNK]) {
-    for (m, x) in magnitudes.iter_mut().zip(chunk) {
-        *m = x.to_bits() & !(1 << 31);
+    for (magnitudes, entries) in magnitudes.chunks_exact_mut(SIDE).zip(chunk.chunks(SIDE)) {
+        prefetch(entries, CHUNK);
+        for (m, x) in magnitudes.iter_mut().zip(entries) {
+            *m = x.to_bits() & !(1 << 31);
+        }
     }
 }
 
