@@ -2,8 +2,11 @@
 
 use std::num::NonZeroUsize;
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
+use serde::Deserialize;
+use serde_json::Value;
 use tokenizers::tokenizer::Tokenizer as Json;
 
 use super::{
@@ -40,6 +43,7 @@ impl Tokenizer {
     /// Reads a tokenizer.json. `separator` names the token between two documents; without it one of the usual names is
     /// looked for.
     pub fn from_json(file: Bytes, separator: Option<&str>) -> Result<Self, Error> {
+        check_normalizers(&file).map_err(Error::Tokenizer)?;
         let mut tokenizer = guarded(|| Json::from_bytes(&file)).map_err(Error::Tokenizer)?;
         // A dataset wants the whole text and nothing else, whatever the file says for other uses.
         tokenizer.with_truncation(None).map_err(|error| Error::Tokenizer(error.to_string()))?;
@@ -124,6 +128,37 @@ impl Tokenizer {
         };
         texts.par_iter().map(encode).collect()
     }
+}
+
+/// The library makes room for as much as a table of a normalizer says that it has, up to 8 GiB, before it looks for it.
+fn check_normalizers(file: &[u8]) -> Result<(), String> {
+    #[derive(Deserialize)]
+    struct Parts {
+        #[serde(default)]
+        normalizer: Value,
+    }
+    let Parts { normalizer } = serde_json::from_slice(file).map_err(|error| error.to_string())?;
+    let mut left = vec![&normalizer];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Array(values) => left.extend(values),
+            Value::Object(fields) => {
+                left.extend(fields.values());
+                let table = fields.get("precompiled_charsmap").and_then(Value::as_str).unwrap_or_default();
+                // Eight letters are six bytes, and the first four of them the size of what follows.
+                let head = table.get(..8).and_then(|head| STANDARD.decode(head).ok()).unwrap_or_default();
+                let (size, there) =
+                    (head.first_chunk().map_or(0, |size| u32::from_le_bytes(*size)), table.len() / 4 * 3);
+                if size as usize > there {
+                    return Err(format!(
+                        "normalizer.precompiled_charsmap promises {size} bytes and has at most {there}"
+                    ));
+                }
+            }
+            _ => (),
+        }
+    }
+    Ok(())
 }
 
 /// Asks the library. A file from outside may make it panic, while it is read or later: that is a fault of the file.
@@ -266,6 +301,27 @@ pub(super) mod tests {
             matches!(Tokenizer::from_json(file("[SEP]", 0), Some("</s>")), Err(Error::Separator(name)) if name == "</s>")
         );
         assert!(matches!(Tokenizer::from_json(Bytes::from_static(b"{}"), None), Err(Error::Tokenizer(_))));
+    }
+
+    /// Room for 8 GiB would be asked for, and the process ended where there is less.
+    #[test]
+    fn a_normalizer_that_promises_more_than_it_has_is_refused() {
+        let mut sound: Value = serde_json::from_slice(&file("</s>", 0)).expect("JSON");
+        let table = |size: u32| STANDARD.encode([&size.to_le_bytes()[..], &[0; 8]].concat());
+        let one = |size| json!({ "type": "Precompiled", "precompiled_charsmap": table(size) });
+        for (size, inside) in [(8, false), (8, true), (13, false), (u32::MAX, true)] {
+            sound["normalizer"] =
+                if inside { json!({ "type": "Sequence", "normalizers": [one(size)] }) } else { one(size) };
+            let read = Tokenizer::from_json(sound.to_string().into(), None).err().map(|error| error.to_string());
+            match size {
+                8 => assert_eq!(read, None),
+                _ => assert!(read.is_some_and(|line| line.contains("precompiled_charsmap promises")), "{size}"),
+            }
+        }
+        let twice = sound.to_string().replacen('{', r#"{"normalizer": null,"#, 1);
+        let read =
+            Tokenizer::from_json(twice.into(), None).err().expect("one of them would not be looked at").to_string();
+        assert!(read.contains("duplicate field `normalizer`"), "{read}");
     }
 
     #[test]

@@ -12,8 +12,9 @@ use super::{
 #[derive(Clone, Copy)]
 pub struct Lines {
     first: *const f32,
+    /// How many.
     pub lines: usize,
-    /// Entries of a line.
+    /// Entries of each.
     pub depth: usize,
     /// From one line to the next, and from one entry of a line to the next: one of them is 1.
     strides: (usize, usize),
