@@ -30,21 +30,22 @@ TARGET ?=
 SECONDS ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: $(shell sed -nE 's/^([a-z-]+):.*\#\# .*/\1/p' Makefile)
+TARGETS := $(shell sed -nE 's/^([a-z0-9-]+):.*\#\# .*/\1/p' Makefile)
+.PHONY: $(TARGETS) checkout
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: build corpus ## Run a whole subnet on this machine until Ctrl-C (MECHANISM=taylor WINDOWS=3 SUMMARY=out.json)
 	$(BIN)/bistro up -f $(MANIFESTS) --devnet-corpus $(CORPUS) --block-time $(BLOCK_TIME) \
 		$(if $(WINDOWS),--windows $(WINDOWS)) $(if $(SUMMARY),--summary $(SUMMARY)) $(if $(STATE),--state $(STATE))
 
 # More threads than cores: most tests wait for blocks most of the time.
-test: checkout kube-tools ## Unit, property, golden and integration tests, against a real API server
+test: kube-tools ## Unit, property, golden and integration tests, against a real API server
 	RUST_TEST_THREADS=4 cargo test $(CARGO_FLAGS)
 
 # A test program remembers where its checkout lies, and cargo does not notice that another one has filled the folder.
-.PHONY: checkout
+$(filter test% bench% e2e soak simulate, $(TARGETS)): checkout
 checkout:
 	@mkdir -p $(CARGO_TARGET_DIR)
 	@echo $(CURDIR) | cmp -s - $(CARGO_TARGET_DIR)/checkout || \
@@ -58,7 +59,7 @@ node-tools: kube-tools ## Build and install what a real node needs besides (2 mi
 	@hack/kube/packages
 
 # One at a time: each has the node's GPUs and the machine's cores to itself.
-e2e: checkout node-tools images ## The chart, the operator and a subnet on a real node of this machine (needs root)
+e2e: node-tools images ## The chart, the operator and a subnet on a real node of this machine (needs root)
 	BISTRO_IMAGES=$(IMAGES) cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 e2e_
 
 PYTHON := $(CACHE)/python
@@ -71,7 +72,7 @@ $(PYTHON)/requirements.txt: hack/interop/requirements.txt
 
 python: $(PYTHON)/requirements.txt ## Install Python's transformers and torch into ~/.cache/bistro/python (6 GB, once)
 
-test-interop: checkout build python ## Compare exports, imports, logits and generation with transformers
+test-interop: build python ## Compare exports, imports, logits and generation with transformers
 	BISTRO_PYTHON=$(PYTHON)/bin/python cargo test $(CARGO_FLAGS) --test it -- --ignored --nocapture --test-threads 1 interop::
 
 test-decoders: ## A million damaged inputs for each decoder (DECODER=artifact,settings INPUTS=10000000)
