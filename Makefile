@@ -45,7 +45,7 @@ test: kube-tools ## Unit, property, golden and integration tests, against a real
 	RUST_TEST_THREADS=4 cargo test $(CARGO_FLAGS)
 
 # A test program remembers where its checkout lies, and cargo does not notice that another one has filled the folder.
-$(filter test% bench% e2e soak simulate, $(TARGETS)): checkout
+$(filter build test% bench% e2e soak simulate, $(TARGETS)): checkout
 checkout:
 	@mkdir -p $(CARGO_TARGET_DIR)
 	@echo $(CURDIR) | cmp -s - $(CARGO_TARGET_DIR)/checkout || \
